@@ -1,0 +1,78 @@
+#!/bin/sh
+# Installs what building and testing need, and says what cannot be had.
+#
+#   tests/setup.sh            a C compiler (the allocator is C), curl (the documents' examples)
+#   tests/setup.sh --bench    also the peers of the benchmarks: nginx, HAProxy, wrk
+#
+# Prints nothing and installs nothing where all is there. On Debian and Ubuntu, as root or with sudo that does
+# not ask, it installs with apt; elsewhere it names what to install. A missing benchmark peer is no failure:
+# the benchmark says that it left the peer out.
+set -u
+
+say() { printf 'setup: %s\n' "$*" >&2; }
+
+# Prints the Debian package for a program.
+package_of() {
+    case $1 in
+        cc) echo "gcc libc6-dev" ;;
+        curl) echo "curl ca-certificates" ;;
+        nginx) echo "nginx-light" ;;
+        *) echo "$1" ;;
+    esac
+}
+
+missing_of() {
+    for program in "$@"; do
+        # Debian puts servers into sbin, which is not on every user's path.
+        PATH=$PATH:/usr/sbin:/sbin command -v "$program" >/dev/null 2>&1 || printf '%s ' "$program"
+    done
+}
+
+install() {
+    packages=$*
+    if ! command -v apt-get >/dev/null 2>&1; then
+        say "this is not Debian or Ubuntu: install these by hand: $packages"
+        return 1
+    fi
+    as_root=
+    if [ "$(id -u)" -ne 0 ]; then
+        if sudo -n true 2>/dev/null; then
+            as_root="sudo -n"
+        else
+            say "not root, and sudo asks for a password: run: sudo apt-get install $packages"
+            return 1
+        fi
+    fi
+    say "installing $packages"
+    # An image that has just been started has no package lists.
+    export DEBIAN_FRONTEND=noninteractive
+    $as_root apt-get -qq install -y --no-install-recommends $packages >/dev/null 2>&1 && return 0
+    if ! $as_root apt-get -qq update >/dev/null; then
+        say "apt-get update failed (no network, or no package mirror?): install these by hand: $packages"
+        return 1
+    fi
+    if ! $as_root apt-get -qq install -y --no-install-recommends $packages >/dev/null; then
+        say "apt-get could not install: $packages"
+        return 1
+    fi
+}
+
+ensure() {
+    missing=$(missing_of "$@")
+    [ -z "$missing" ] && return 0
+    packages=
+    for program in $missing; do packages="$packages $(package_of "$program")"; done
+    # shellcheck disable=SC2086 # a list of packages
+    install $packages
+}
+
+if ! command -v cargo >/dev/null 2>&1; then
+    say "cargo is missing: install Rust from https://rustup.rs, then open a new shell"
+    exit 1
+fi
+ensure cc curl || exit 1
+if [ "${1:-}" = "--bench" ]; then
+    ensure nginx haproxy wrk || say "the benchmark leaves out the peers that are missing"
+    # Debian starts servers when it installs them; the benchmark starts its own, on ports of its own.
+fi
+exit 0
