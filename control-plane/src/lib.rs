@@ -1,1 +1,10 @@
-//! Placeholder.
+//! Waypost's control plane: who is registered, what proxies need to know of it, and how both are asked.
+//!
+//! Data takes this way: a registration is checked, committed to the [`store`], applied by the [`registry`]
+//! in the store's order, and compiled into the change that proxies get ([`compile`]).
+
+pub mod compile;
+pub mod hub;
+pub mod metrics;
+pub mod registry;
+pub mod store;

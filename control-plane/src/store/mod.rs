@@ -1,0 +1,243 @@
+//! Where the registry is kept: one trait, one file for each store.
+//!
+//! A store orders all changes by one revision, lets a watch resume from any revision that it still
+//! remembers, and keeps leases. It knows nothing of states, routes or guards: the registry reads records,
+//! plans a [`Mutation`], and the store commits it only where the record is still the one that the plan was
+//! made from. So any number of replicas can share a store.
+//!
+//! Deliberately absent: a clock (callers pass [`Now`]; a store with a server uses the server's time).
+
+mod leases;
+mod memory;
+mod record;
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use futures_util::Stream;
+use waypost_proto::name::{InstanceKey, ServiceKey};
+
+pub use self::{
+    leases::{LeaseStatus, Renewal},
+    memory::Memory,
+    record::{Claim, EmptyService, Event, Health, Override, Record, Renewed},
+};
+
+/// One point in time by both clocks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Now {
+    /// For deadlines.
+    pub monotonic: Instant,
+    /// For people and other machines.
+    pub wall: SystemTime,
+}
+
+/// Why a store did not do what it was asked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StoreError {
+    /// The record is not the one that the mutation was planned from. Plan again once `revision` is applied.
+    #[error("{entry} has changed in the meantime, at revision {revision}")]
+    Conflict {
+        /// The entry.
+        entry: String,
+        /// The store's newest revision.
+        revision: u64,
+    },
+    /// The watch asks for revisions that are no longer remembered. Load again and compare.
+    #[error("the store remembers changes since revision {oldest} only")]
+    Compacted {
+        /// The oldest revision that a watch can begin after.
+        oldest: u64,
+    },
+    /// The store cannot be reached for now.
+    #[error("the store is unavailable: {0}")]
+    Unavailable(String),
+    /// There is no such kind of store.
+    #[error("{url:?} names no store: {reason}; there is \"memory://\"")]
+    Unknown {
+        /// The URL, as it was given.
+        url: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+/// All that a store holds at one revision.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// Names the life of the store's revisions; another one cannot be compared with it.
+    pub history: Arc<str>,
+    /// The revision that this stands for.
+    pub revision: u64,
+    /// Whether it is all that is registered. A store that starts empty after a loss does not know.
+    pub complete: bool,
+    /// Instances, in any order.
+    pub records: Vec<Arc<Record>>,
+    /// Services without instances, in any order.
+    pub empty_services: Vec<Arc<EmptyService>>,
+}
+
+/// What becomes of an instance's lease when its record is put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LeaseChange {
+    /// A new lease under the record's epoch, for the record's ttl.
+    Grant,
+    /// The lease stays as it is.
+    Keep,
+    /// The lapsed lease lives for this long, or until a beat renews it as usual. A lease that does not
+    /// lapse any more is a [`StoreError::Conflict`].
+    Hold(Duration),
+}
+
+/// One change to the store; it is made in full or not at all.
+#[derive(Clone, Debug)]
+pub enum Mutation {
+    /// Creates or replaces an instance; its service is not empty any more.
+    Put {
+        /// The instance; the store fills in its revision.
+        record: Record,
+        /// The revision of the record that it replaces; `None`: there must be none.
+        expected: Option<u64>,
+        /// What becomes of the lease.
+        lease: LeaseChange,
+        /// What happened, for the history.
+        event: Option<Event>,
+    },
+    /// Removes an instance and its lease.
+    Remove {
+        /// Which.
+        key: InstanceKey,
+        /// The revision of its record.
+        expected: u64,
+        /// Only while its lease is lapsed: a beat that came in the meantime is a [`StoreError::Conflict`].
+        lapsed: bool,
+        /// What is kept of its service if the store finds this to be the last instance.
+        emptied: EmptyService,
+        /// What happened, for the history.
+        event: Event,
+    },
+    /// Forgets a service without instances.
+    Forget {
+        /// Which.
+        service: ServiceKey,
+        /// The revision that emptied it.
+        expected: u64,
+    },
+    /// From now on what the store holds is all that is registered.
+    Complete,
+}
+
+/// What a commit changed.
+#[derive(Clone, Debug)]
+pub enum Written {
+    /// An instance is new or changed.
+    Put(Arc<Record>),
+    /// An instance is gone.
+    Removed {
+        /// Which.
+        key: InstanceKey,
+        /// Its service, where this was the last instance.
+        emptied: Option<Arc<EmptyService>>,
+    },
+    /// A service without instances is forgotten.
+    Forgotten(ServiceKey),
+    /// What the store holds is all that is registered.
+    Completed,
+}
+
+/// One revision of the store.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The revision, one higher than the one before.
+    pub revision: u64,
+    /// When it was committed; the instant is when this process learned of it.
+    pub at: Now,
+    /// What it changed.
+    pub written: Written,
+    /// What happened, for the history.
+    pub event: Option<Event>,
+}
+
+/// Commits in order, each once. It ends with an error.
+pub type Watch = Pin<Box<dyn Stream<Item = Result<Arc<Commit>, StoreError>> + Send>>;
+
+/// Leases that have lapsed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Lapsed {
+    /// Candidates for expiry, and their epochs. They stay until they are removed, held or renewed.
+    pub leases: Vec<(InstanceKey, u64)>,
+    /// No other lease lapses before this, unless it is granted later.
+    pub next: Option<Instant>,
+}
+
+/// A place where the registry is kept.
+#[tonic::async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Where it is, without credentials.
+    fn url(&self) -> &str;
+
+    /// All that it holds. A store that outlives the control plane gives every lease its full length first.
+    async fn load(&self) -> Result<Loaded, StoreError>;
+
+    /// The commits after a revision, including those to come.
+    ///
+    /// # Errors
+    /// [`StoreError::Compacted`] where some of them are no longer remembered.
+    async fn watch(&self, after: u64) -> Result<Watch, StoreError>;
+
+    /// Commits one change and answers its revision.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where the entry is not as expected; nothing has changed then.
+    async fn commit(&self, mutation: Mutation, now: Now) -> Result<u64, StoreError>;
+
+    /// Renews leases, named by key and epoch; the answers are in the same order. It makes no revision.
+    async fn renew(&self, leases: &[(InstanceKey, u64)], now: Now) -> Result<Vec<Renewal>, StoreError>;
+
+    /// The leases that have lapsed.
+    async fn lapsed(&self, now: Now) -> Result<Lapsed, StoreError>;
+
+    /// How all leases of a service stand.
+    async fn leases(&self, service: &ServiceKey, now: Now) -> Result<Vec<LeaseStatus>, StoreError>;
+}
+
+/// Opens the store that a URL names.
+///
+/// # Errors
+/// [`StoreError::Unknown`] lists what there is.
+pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
+    let unknown = |reason: &str| StoreError::Unknown { url: redacted(url), reason: reason.to_owned() };
+    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
+    match (scheme, rest) {
+        ("memory", "") => Ok(Arc::new(Memory::new())),
+        ("memory", _) => Err(unknown("the memory store takes no address")),
+        _ => Err(unknown("this kind of store is not built in")),
+    }
+}
+
+/// A URL without what stands before the `@`: it may be a password.
+fn redacted(url: &str) -> String {
+    match (url.find("://"), url.rfind('@')) {
+        (Some(scheme), Some(at)) if at > scheme => format!("{}…{}", &url[..scheme + 3], &url[at..]),
+        _ => url.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_the_stores_that_exist_are_opened() {
+        for url in ["memory", "memory://"] {
+            assert_eq!(open(url).map(|store| store.url().to_owned()), Ok("memory://".to_owned()));
+        }
+        for url in ["", "memory://x", "redis://me:secret@127.0.0.1:6379", "memori://"] {
+            let error = open(url).err().expect("no such store").to_string();
+            assert!(error.contains("\"memory://\"") && !error.contains("secret"), "{error}");
+        }
+    }
+}
