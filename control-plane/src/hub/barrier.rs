@@ -1,0 +1,113 @@
+//! Waiting for the fleet: until a drained instance has nothing left, until a revision is applied.
+//!
+//! Both wait for an event and look again; neither polls. A proxy that connects meanwhile counts as well.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::{
+    select,
+    time::{Instant, sleep_until},
+};
+use waypost_proto::{
+    error::{Error, ErrorCode},
+    time::wire_duration,
+    v1,
+};
+
+use super::{Barrier, Hub};
+
+/// How many names an error lists.
+const MOST_NAMES: usize = 5;
+
+/// A revision is applied by every live proxy.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AppliedEverywhere {
+    /// The watermark now.
+    pub watermark: u64,
+    /// How many proxies are live.
+    pub proxies: usize,
+}
+
+impl Hub {
+    /// Waits until every live proxy has applied the barrier's revision and has nothing in flight to its
+    /// instance, or for `deadline`. A proxy whose stream ends, or ended lately, is waited for a little
+    /// longer: it may come back with requests still in flight.
+    pub async fn wait_drained(&self, barrier: &Barrier, deadline: Duration) -> v1::DrainOutcome {
+        let started = Instant::now();
+        let until = started + deadline;
+        let mut moved = self.moved.subscribe();
+        let mut last: Option<Arc<str>> = None;
+        loop {
+            moved.borrow_and_update();
+            let now = Instant::now();
+            // Most events do not concern the one that was waited for; then the others need no look.
+            let same = last.as_ref().filter(|_| now < until).is_some_and(|id| {
+                let core = self.core.lock();
+                core.fleet().get(id).is_some_and(|record| record.connected)
+                    && core.is_waited_for(id, barrier, now.into_std())
+            });
+            let mut wake = until;
+            if !same {
+                let remaining = self.core.lock().remaining(barrier, now.into_std());
+                if remaining.proxies.is_empty() || now >= until {
+                    return v1::DrainOutcome {
+                        complete: remaining.proxies.is_empty(),
+                        took: Some(wire_duration(now - started)),
+                        in_flight: remaining.in_flight,
+                        waiting_for: remaining.proxies.iter().map(ToString::to_string).collect(),
+                    };
+                }
+                wake = remaining.look_again.map_or(until, |at| until.min(Instant::from_std(at)));
+                last = remaining.proxies.into_iter().next();
+            }
+            select! {
+                _ = moved.changed() => {}
+                () = sleep_until(wake) => {}
+            }
+        }
+    }
+
+    /// Waits until every live proxy has applied a revision.
+    ///
+    /// # Errors
+    /// `deadline` has passed; the error names the proxies that are behind.
+    pub async fn wait_applied(&self, revision: u64, deadline: Duration) -> Result<AppliedEverywhere, Error> {
+        let until = Instant::now() + deadline;
+        let mut moved = self.moved.subscribe();
+        loop {
+            moved.borrow_and_update();
+            let (newest, behind) = {
+                let core = self.core.lock();
+                if core.newest() >= revision && core.behind(revision).is_empty() {
+                    let (watermark, proxies) = (core.watermark(), core.fleet().live().count());
+                    return Ok(AppliedEverywhere { watermark, proxies });
+                }
+                (core.newest(), core.behind(revision))
+            };
+            if Instant::now() >= until {
+                return Err(not_applied(revision, newest, &behind));
+            }
+            select! {
+                _ = moved.changed() => {}
+                () = sleep_until(until) => {}
+            }
+        }
+    }
+}
+
+fn not_applied(revision: u64, newest: u64, behind: &[Arc<str>]) -> Error {
+    let message = if newest < revision {
+        format!("revision {revision} does not exist yet, the newest is {newest}; ask for that one, or for 0")
+    } else {
+        let mut names = behind.iter().take(MOST_NAMES).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
+        if behind.len() > MOST_NAMES {
+            names.push_str(", …");
+        }
+        format!(
+            "{} of the live proxies have not applied revision {revision} yet: {names}; \
+             ListProxies says what each serves by and what it last rejected",
+            behind.len()
+        )
+    };
+    Error::new(ErrorCode::DeadlineExceeded, message)
+}

@@ -1,0 +1,223 @@
+//! The hub: every change goes to every proxy, and what every proxy serves by comes back.
+//!
+//! It stands between the registry, which publishes commits, and the streams of the proxies:
+//!
+//! ```text
+//!  registry ── Commit ──▶ ScopeFeed (head, ring, frames) ── Frame ──▶ Subscription ──▶ proxy
+//!                               │                                                       │
+//!  drain, wait ◀── barrier ◀── Fleet (applied, in flight) ◀──── Reports ◀──────────────┘
+//! ```
+//!
+//! A subscriber has no queue. Its task waits until the head is newer than what it was sent, asks for the
+//! step from there to the head, and sends it; while a slow client has not taken it, nothing is kept for it,
+//! and the next step it gets is a merged one. `SNAPSHOTS.md` tells the whole protocol.
+//!
+//! State is in [`core`], which neither waits nor knows the time; this file and its neighbours are the
+//! shell around it. Deliberately absent: gRPC (see `grpc::snapshots`), and what a change means.
+
+mod barrier;
+mod core;
+mod fleet;
+mod propagation;
+mod scope;
+mod subscription;
+
+use std::{
+    collections::BTreeSet,
+    sync::Arc,
+    time::{Duration, Instant, SystemTime},
+};
+
+use parking_lot::Mutex;
+use tokio::sync::watch;
+use waypost_proto::{
+    name::InstanceKey,
+    snapshot::{Change, Snapshot, SnapshotError},
+    v1,
+};
+
+use self::core::Core;
+pub use self::{
+    barrier::AppliedEverywhere,
+    subscription::{Reports, Subscription},
+};
+use crate::metrics::Metrics;
+
+/// How the hub behaves.
+#[derive(Clone, Debug)]
+pub struct HubOptions {
+    /// How many recent revisions a scope remembers, so that deltas from them can be made.
+    pub ring: usize,
+    /// The most entries of a chunk of a full snapshot.
+    pub chunk_entries: usize,
+    /// How long a drain waits for a proxy whose stream has ended.
+    pub drain_grace: Duration,
+    /// How long a proxy stays listed after its stream has ended.
+    pub proxy_retention: Duration,
+}
+
+impl Default for HubOptions {
+    fn default() -> Self {
+        Self {
+            ring: 10_000,
+            chunk_entries: 2_000,
+            drain_grace: Duration::from_secs(5),
+            proxy_retention: Duration::from_secs(300),
+        }
+    }
+}
+
+/// One revision of the registry, as it is pushed.
+#[derive(Clone, Debug)]
+pub struct Commit {
+    /// The revision.
+    pub revision: u64,
+    /// What it changes for proxies; empty where it is cosmetic.
+    pub change: Change,
+    /// Whether all that was registered before the start is known by now.
+    pub settled: bool,
+    /// When it was committed, to measure by.
+    pub committed_at: Instant,
+    /// When it was committed, to tell.
+    pub committed_wall: SystemTime,
+}
+
+/// A proxy's Hello, checked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Greeting {
+    /// Unique among proxies.
+    pub id: Arc<str>,
+    /// Its software version.
+    pub version: String,
+    /// Where it listens for traffic.
+    pub listen_address: String,
+    /// Where its admin port is.
+    pub admin_address: String,
+    /// Its failure domain.
+    pub zone: String,
+    /// Only services of these namespaces; empty means all.
+    pub namespaces: Arc<BTreeSet<String>>,
+    /// What it holds.
+    pub position: Option<v1::Position>,
+    /// How many times it has thrown its snapshot away.
+    pub resyncs: u64,
+}
+
+/// What a drain waits for: everyone has applied `revision` and has nothing in flight to the instance.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Barrier {
+    /// The instance.
+    pub key: InstanceKey,
+    /// Its epoch.
+    pub epoch: u64,
+    /// The revision by which it drains.
+    pub revision: u64,
+}
+
+/// The time, by both clocks.
+#[derive(Clone, Copy, Debug)]
+struct Now {
+    monotonic: Instant,
+    wall: SystemTime,
+}
+
+impl Now {
+    /// The monotonic clock is tokio's, so that tests can hold it.
+    fn read() -> Self {
+        Self { monotonic: tokio::time::Instant::now().into_std(), wall: SystemTime::now() }
+    }
+}
+
+/// The hub at a glance.
+#[derive(Clone, Debug, PartialEq)]
+pub struct HubStatus {
+    /// What a proxy that is up to date holds.
+    pub head: v1::Position,
+    /// The newest revision of the registry that the hub knows of.
+    pub newest: u64,
+    /// The lowest revision applied by all live proxies; the newest one where there is no proxy.
+    pub watermark: u64,
+    /// See `SnapshotChunk.settled`.
+    pub settled: bool,
+    /// How many routes are in force.
+    pub routes: usize,
+    /// How many proxies are connected.
+    pub proxies: usize,
+    /// From commit to applied.
+    pub propagation: v1::Propagation,
+}
+
+/// The hub. One per control plane, shared by all streams.
+#[derive(Debug)]
+pub struct Hub {
+    core: Mutex<Core>,
+    /// Counts what a waiter may wait for: reports, comings, goings and commits.
+    moved: watch::Sender<u64>,
+    metrics: Arc<Metrics>,
+}
+
+impl Hub {
+    /// The hub of a registry at `newest`, whose contents are `head`.
+    pub fn new(head: &Snapshot, newest: u64, options: HubOptions, metrics: Arc<Metrics>) -> Arc<Self> {
+        let hub = Self {
+            core: Mutex::new(Core::new(head, newest, options)),
+            moved: watch::Sender::new(0),
+            metrics,
+        };
+        hub.moved();
+        Arc::new(hub)
+    }
+
+    /// Takes a commit; it is on its way to every subscriber when this returns.
+    ///
+    /// # Errors
+    /// The change does not fit; start over with [`Hub::replace`].
+    pub fn publish(&self, commit: &Commit) -> Result<(), SnapshotError> {
+        let result = self.core.lock().publish(commit);
+        self.moved();
+        result
+    }
+
+    /// Starts over with other contents: every subscriber is sent everything.
+    pub fn replace(&self, head: &Snapshot, newest: u64) {
+        self.core.lock().replace(head, newest);
+        self.moved();
+    }
+
+    /// Opens the stream of a proxy. An older stream of the same proxy ends.
+    pub fn subscribe(self: &Arc<Self>, greeting: Greeting) -> (Subscription, Reports) {
+        let opened = self.core.lock().connect(greeting, Now::read());
+        self.metrics.resyncs.inc_by(opened.resyncs);
+        self.moved();
+        (Subscription::new(self.clone(), &opened), Reports::new(self.clone(), &opened))
+    }
+
+    /// All proxies, sorted by id.
+    pub fn proxies(&self) -> Vec<v1::Proxy> {
+        let mut core = self.core.lock();
+        core.prune(Now::read());
+        core.fleet().to_wire()
+    }
+
+    /// The hub at a glance.
+    pub fn status(&self) -> HubStatus {
+        let core = self.core.lock();
+        HubStatus {
+            head: core.head().position(),
+            newest: core.newest(),
+            watermark: core.watermark(),
+            settled: core.head().settled(),
+            routes: core.head().routes().len(),
+            proxies: core.fleet().live().count(),
+            propagation: core.propagation().to_wire(),
+        }
+    }
+
+    /// Something happened that a waiter may wait for.
+    fn moved(&self) {
+        self.moved.send_modify(|count| *count += 1);
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,170 @@
+//! What the control plane measures, for `/metrics`.
+//!
+//! Names follow OpenTelemetry's semantic conventions where there is one (`rpc.server.call.duration`), as
+//! Prometheus writes them. Counters count where a thing happens; gauges that are read from state are set by
+//! whoever renders, just before.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+    core::Collector,
+};
+
+/// From 100 µs to 60 s.
+const PROPAGATION_BUCKETS: [f64; 18] = [
+    0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
+    30.0, 60.0,
+];
+const CALL_BUCKETS: [f64; 12] =
+    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
+
+/// All metrics of a control plane.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    /// The newest revision of the registry.
+    pub revision: IntGauge,
+    /// The lowest revision applied by all live proxies.
+    pub watermark: IntGauge,
+    /// Instances, by state.
+    pub instances: IntGaugeVec,
+    /// Services.
+    pub services: IntGauge,
+    /// Routes in force.
+    pub routes: IntGauge,
+    /// Claims that lost.
+    pub conflicts: IntGauge,
+    /// Proxies whose stream is open.
+    pub proxies: IntGauge,
+    /// 1 when all that was registered before the start is known.
+    pub settled: IntGauge,
+    /// Frames sent to proxies, by kind (`delta`, `chunk`).
+    pub frames: IntCounterVec,
+    /// Bytes sent to proxies, by kind.
+    pub frame_bytes: IntCounterVec,
+    /// How often something was encoded for proxies, by kind (`delta`, `full`).
+    pub encodes: IntCounterVec,
+    /// How often a proxy was sent everything again because its digest differed.
+    pub resyncs: IntCounter,
+    /// Changes that a proxy could not take.
+    pub rejections: IntCounter,
+    /// From commit until a proxy served by it.
+    pub commit_to_applied: Histogram,
+    /// Beats, by outcome.
+    pub heartbeats: IntCounterVec,
+    /// Changes that were not asked for, by kind (`expired`, `suspect`).
+    pub expiries: IntCounterVec,
+    /// Calls, by method and status; of a stream, its whole length.
+    pub calls: HistogramVec,
+}
+
+impl Metrics {
+    /// All metrics, at zero.
+    pub fn new() -> Self {
+        let registry = Registry::new();
+        let r = &registry;
+        Self {
+            revision: gauge(r, "waypost_revision", "the newest revision of the registry"),
+            watermark: gauge(r, "waypost_watermark_revision", "the lowest revision applied by all live proxies"),
+            instances: gauges(r, "waypost_instances", "registered instances by state", &["state"]),
+            services: gauge(r, "waypost_services", "registered services"),
+            routes: gauge(r, "waypost_routes", "routes in force"),
+            conflicts: gauge(r, "waypost_route_conflicts", "claims on routes that an older claim holds"),
+            proxies: gauge(r, "waypost_proxies_connected", "proxies whose stream is open"),
+            settled: gauge(r, "waypost_settled", "1 when registrations from before the start are known"),
+            frames: counters(r, "waypost_snapshot_frames_total", "frames sent to proxies by kind", &["kind"]),
+            frame_bytes: counters(
+                r,
+                "waypost_snapshot_frame_bytes_total",
+                "bytes of frames sent to proxies by kind",
+                &["kind"],
+            ),
+            encodes: counters(
+                r,
+                "waypost_snapshot_encodes_total",
+                "how often something was encoded for proxies, once for all of a scope",
+                &["kind"],
+            ),
+            resyncs: counter(
+                r,
+                "waypost_resyncs_total",
+                "how often a proxy needed everything again because its digest differed",
+            ),
+            rejections: counter(r, "waypost_rejections_total", "changes that a proxy could not take"),
+            commit_to_applied: commit_to_applied(r),
+            heartbeats: counters(r, "waypost_heartbeats_total", "beats by outcome", &["outcome"]),
+            expiries: counters(
+                r,
+                "waypost_lease_expiries_total",
+                "leases that ran out, by what became of the instance",
+                &["outcome"],
+            ),
+            calls: calls(r),
+            registry,
+        }
+    }
+
+    /// A frame goes to a proxy.
+    pub fn sent(&self, kind: &str, bytes: usize) {
+        self.frames.with_label_values(&[kind]).inc();
+        self.frame_bytes.with_label_values(&[kind]).inc_by(bytes as u64);
+    }
+
+    /// A call has ended.
+    pub fn called(&self, method: &str, status: &str, took: Duration) {
+        self.calls.with_label_values(&[method, status]).observe(took.as_secs_f64());
+    }
+
+    /// Everything in Prometheus' text format.
+    ///
+    /// # Errors
+    /// A metric cannot be written, which is a defect.
+    pub fn render(&self) -> Result<String, prometheus::Error> {
+        let mut text = Vec::new();
+        TextEncoder::new().encode(&self.registry.gather(), &mut text)?;
+        Ok(String::from_utf8_lossy(&text).into_owned())
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+fn commit_to_applied(registry: &Registry) -> Histogram {
+    let name = "waypost_commit_to_applied_seconds";
+    let options = HistogramOpts::new(name, "from commit until a proxy served by it, per change and proxy");
+    register(registry, Histogram::with_opts(options.buckets(PROPAGATION_BUCKETS.to_vec())))
+}
+
+fn calls(registry: &Registry) -> HistogramVec {
+    let name = "rpc_server_call_duration_seconds";
+    let options = HistogramOpts::new(name, "gRPC calls by method and status; of a stream, its whole length");
+    let labels = ["rpc_method", "rpc_response_status_code"];
+    register(registry, HistogramVec::new(options.buckets(CALL_BUCKETS.to_vec()), &labels))
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {
+    register(registry, IntGauge::new(name, help))
+}
+
+fn gauges(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntGaugeVec {
+    register(registry, IntGaugeVec::new(Opts::new(name, help), labels))
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> IntCounter {
+    register(registry, IntCounter::new(name, help))
+}
+
+fn counters(registry: &Registry, name: &str, help: &str, labels: &[&str]) -> IntCounterVec {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels))
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, metric: prometheus::Result<C>) -> C {
+    let metric = metric.expect("the names above are valid");
+    registry.register(Box::new(metric.clone())).expect("each name above is used once");
+    metric
+}
