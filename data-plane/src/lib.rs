@@ -1,1 +1,10 @@
-//! Placeholder.
+//! Waypost's data plane: a proxy that swaps its routing table while requests are in flight.
+//!
+//! The [`subscription`] keeps a snapshot in step with the control plane and compiles it into a
+//! [`table::Table`]; the serving threads find a route in it, [`balance`] among the endpoints, and forward.
+//!
+//! Deliberately absent: the registry (the control plane's), and registration (the SDK's and the agent's).
+
+pub mod balance;
+pub mod metrics;
+pub mod table;

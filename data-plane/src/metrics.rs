@@ -1,0 +1,237 @@
+//! Metrics: counters that each serving thread keeps for itself, summed when they are asked for.
+//!
+//! A [`Worker`] has one writer, its thread, so that counting is a plain load and store on a cache line that no
+//! other thread writes. Names follow OpenTelemetry's semantic conventions where there is one.
+//!
+//! Deliberately absent: metrics by service or route, whose number nobody bounds; the admin port's table tells
+//! of single endpoints.
+
+mod exposition;
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use http::StatusCode;
+use parking_lot::Mutex;
+use prometheus::{IntCounter, IntGauge, Registry};
+use waypost_proto::reason::Reason;
+
+/// The upper bounds of the duration histogram's buckets, in microseconds: OpenTelemetry's for
+/// `http.server.request.duration`, with finer ones below.
+const BOUNDS_US: [u64; 17] = [
+    500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 75_000, 100_000, 250_000, 500_000, 750_000, 1_000_000,
+    2_500_000, 5_000_000, 7_500_000, 10_000_000,
+];
+
+/// A counter with one writer.
+#[derive(Debug, Default)]
+struct Count(AtomicU64);
+
+impl Count {
+    fn add(&self, number: u64) {
+        self.0.store(self.get().wrapping_add(number), Ordering::Relaxed);
+    }
+
+    fn get(&self) -> u64 {
+        self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// Durations in buckets; the last has no bound.
+#[derive(Debug, Default)]
+struct Durations {
+    buckets: [Count; BOUNDS_US.len() + 1],
+    sum_ns: Count,
+}
+
+/// The counters of one serving thread. Only that thread may count.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+pub struct Worker {
+    begun: Count,
+    finished: Count,
+    /// By the first digit of the status.
+    durations: [Durations; 5],
+    answers: [Count; Reason::ALL.len()],
+    connections_opened: Count,
+    connections_closed: Count,
+    upgrades: Count,
+    upstream_connects: Count,
+    upstream_connect_failures: Count,
+    upstream_reuses: Count,
+    retries: Count,
+    bytes_received: Count,
+    bytes_sent: Count,
+}
+
+impl Worker {
+    /// A request's head has come.
+    pub fn request_began(&self) {
+        self.begun.add(1);
+    }
+
+    /// A request has ended, after `duration` from its head to the end of its answer.
+    pub fn request_ended(&self, status: StatusCode, duration: Duration) {
+        self.finished.add(1);
+        let class = usize::from(status.as_u16() / 100).clamp(1, 5) - 1;
+        let of_class = &self.durations[class];
+        let bucket = BOUNDS_US.partition_point(|bound| u128::from(*bound) < duration.as_micros());
+        of_class.buckets[bucket].add(1);
+        of_class.sum_ns.add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX));
+    }
+
+    /// The proxy answered by itself.
+    pub fn answered(&self, reason: Reason) {
+        if let Some(at) = Reason::ALL.iter().position(|known| *known == reason) {
+            self.answers[at].add(1);
+        }
+    }
+
+    /// A client connected.
+    pub fn connection_opened(&self) {
+        self.connections_opened.add(1);
+    }
+
+    /// A client's connection has ended.
+    pub fn connection_closed(&self) {
+        self.connections_closed.add(1);
+    }
+
+    /// A connection was upgraded (WebSocket).
+    pub fn upgraded(&self) {
+        self.upgrades.add(1);
+    }
+
+    /// A connection to an instance was made.
+    pub fn upstream_connected(&self) {
+        self.upstream_connects.add(1);
+    }
+
+    /// A connection to an instance could not be made.
+    pub fn upstream_connect_failed(&self) {
+        self.upstream_connect_failures.add(1);
+    }
+
+    /// A request went over a connection that was there.
+    pub fn upstream_reused(&self) {
+        self.upstream_reuses.add(1);
+    }
+
+    /// A request was sent again, to another instance or over another connection.
+    pub fn retried(&self) {
+        self.retries.add(1);
+    }
+
+    /// Bytes of request bodies came from clients.
+    pub fn received(&self, bytes: u64) {
+        self.bytes_received.add(bytes);
+    }
+
+    /// Bytes of response bodies went to clients.
+    pub fn sent(&self, bytes: u64) {
+        self.bytes_sent.add(bytes);
+    }
+}
+
+/// The metrics of the process.
+#[derive(Debug)]
+pub struct Metrics {
+    workers: Mutex<Vec<Arc<Worker>>>,
+    registry: Registry,
+    /// The metrics of the subscription and the table.
+    pub control: Control,
+}
+
+/// What the control thread counts.
+#[derive(Debug)]
+pub struct Control {
+    /// 1 while a control plane is connected.
+    pub connected: IntGauge,
+    /// The revision that is served by.
+    pub revision: IntGauge,
+    /// Services in the table.
+    pub services: IntGauge,
+    /// Instances in the table, in every state.
+    pub instances: IntGauge,
+    /// Routes in the table.
+    pub routes: IntGauge,
+    /// Full snapshots applied.
+    pub snapshots: IntCounter,
+    /// Deltas applied.
+    pub deltas: IntCounter,
+    /// Changes that could not be applied, and were rejected.
+    pub rejections: IntCounter,
+    /// Times that everything was asked for again.
+    pub resyncs: IntCounter,
+    /// Connections to a control plane that were made.
+    pub connects: IntCounter,
+    /// Times that the state was stored.
+    pub state_saves: IntCounter,
+    /// Times that the state could not be stored.
+    pub state_save_failures: IntCounter,
+}
+
+impl Control {
+    fn registered(registry: &Registry) -> Self {
+        let counter = |name: &str, help: &str| {
+            let counter = IntCounter::new(name, help).expect("the name is well formed");
+            registry.register(Box::new(counter.clone())).expect("the name is registered once");
+            counter
+        };
+        let gauge = |name: &str, help: &str| {
+            let gauge = IntGauge::new(name, help).expect("the name is well formed");
+            registry.register(Box::new(gauge.clone())).expect("the name is registered once");
+            gauge
+        };
+        Self {
+            connected: gauge("waypost_control_plane_connected", "1 while a control plane is connected."),
+            revision: gauge("waypost_table_revision", "The revision that is served by."),
+            services: gauge("waypost_table_services", "Services in the table."),
+            instances: gauge("waypost_table_instances", "Instances in the table, in every state."),
+            routes: gauge("waypost_table_routes", "Routes in the table."),
+            snapshots: counter("waypost_snapshots_applied_total", "Full snapshots applied."),
+            deltas: counter("waypost_deltas_applied_total", "Deltas applied."),
+            rejections: counter("waypost_changes_rejected_total", "Changes that could not be applied."),
+            resyncs: counter("waypost_resyncs_total", "Times that everything was asked for again."),
+            connects: counter("waypost_control_plane_connects_total", "Connections made to a control plane."),
+            state_saves: counter("waypost_state_saves_total", "Times that the state was stored."),
+            state_save_failures: counter(
+                "waypost_state_save_failures_total",
+                "Times that the state could not be stored.",
+            ),
+        }
+    }
+}
+
+impl Default for Metrics {
+    fn default() -> Self {
+        let registry = Registry::new();
+        let control = Control::registered(&registry);
+        Self { workers: Mutex::default(), registry, control }
+    }
+}
+
+impl Metrics {
+    /// Metrics without a worker yet.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The counters for one more serving thread.
+    pub fn worker(&self) -> Arc<Worker> {
+        let worker = Arc::new(Worker::default());
+        self.workers.lock().push(Arc::clone(&worker));
+        worker
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    pub fn render(&self) -> String {
+        let workers = self.workers.lock().clone();
+        exposition::render(&workers, self.registry.gather())
+    }
+}

@@ -1,0 +1,182 @@
+//! The workers' counters, summed and written as Prometheus' text format.
+
+use std::sync::Arc;
+
+use prometheus::{
+    TextEncoder,
+    proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType},
+};
+use waypost_proto::reason::Reason;
+
+use super::{BOUNDS_US, Count, Worker};
+
+/// The text of all families: those given, and the workers'.
+pub(super) fn render(workers: &[Arc<Worker>], mut families: Vec<MetricFamily>) -> String {
+    let sums = Sums { workers };
+    families.extend(sums.families());
+    families.sort_by(|a, b| a.name().cmp(b.name()));
+    TextEncoder::new()
+        .encode_to_string(&families)
+        .expect("the families are complete, and memory does not fail")
+}
+
+struct Sums<'a> {
+    workers: &'a [Arc<Worker>],
+}
+
+impl Sums<'_> {
+    fn sum(&self, count: impl Fn(&Worker) -> &Count) -> u64 {
+        self.workers.iter().map(|worker| count(worker).get()).fold(0, u64::wrapping_add)
+    }
+
+    fn families(&self) -> Vec<MetricFamily> {
+        let opened = self.sum(|worker| &worker.connections_opened);
+        let closed = self.sum(|worker| &worker.connections_closed);
+        let begun = self.sum(|worker| &worker.begun);
+        let finished = self.sum(|worker| &worker.finished);
+        vec![
+            self.durations(),
+            self.answers(),
+            gauge("http_server_active_requests", "Requests in flight.", begun.saturating_sub(finished)),
+            gauge(
+                "http_server_open_connections",
+                "Open connections of clients.",
+                opened.saturating_sub(closed),
+            ),
+            counter("http_server_connections_total", "Connections of clients.", opened),
+            self.counter("http_server_upgrades_total", "Connections upgraded.", |worker| &worker.upgrades),
+            self.counter("http_server_request_body_bytes_total", "Bytes of request bodies.", |worker| {
+                &worker.bytes_received
+            }),
+            self.counter("http_server_response_body_bytes_total", "Bytes of response bodies.", |worker| {
+                &worker.bytes_sent
+            }),
+            self.counter("waypost_upstream_connects_total", "Connections made to instances.", |worker| {
+                &worker.upstream_connects
+            }),
+            self.counter(
+                "waypost_upstream_connect_failures_total",
+                "Connections to instances that could not be made.",
+                |worker| &worker.upstream_connect_failures,
+            ),
+            self.counter(
+                "waypost_upstream_reuses_total",
+                "Requests sent over a connection that was there.",
+                |worker| &worker.upstream_reuses,
+            ),
+            self.counter("waypost_upstream_retries_total", "Requests sent again.", |worker| &worker.retries),
+        ]
+    }
+
+    fn counter(&self, name: &str, help: &str, count: impl Fn(&Worker) -> &Count) -> MetricFamily {
+        counter(name, help, self.sum(count))
+    }
+
+    fn durations(&self) -> MetricFamily {
+        let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+        let metrics = classes.into_iter().enumerate().map(|(class, name)| {
+            let mut cumulative = 0;
+            let bounds = BOUNDS_US.into_iter().map(|bound| float(bound) / 1e6).chain([f64::INFINITY]);
+            let buckets = bounds.enumerate().map(|(at, bound)| {
+                cumulative += self.sum(|worker| &worker.durations[class].buckets[at]);
+                let mut bucket = Bucket::default();
+                bucket.set_cumulative_count(cumulative);
+                bucket.set_upper_bound(bound);
+                bucket
+            });
+            let mut histogram = Histogram::default();
+            histogram.set_bucket(buckets.collect());
+            histogram.set_sample_count(cumulative);
+            histogram.set_sample_sum(float(self.sum(|worker| &worker.durations[class].sum_ns)) / 1e9);
+            let mut metric = Metric::from_label(vec![label("http_response_status_class", name)]);
+            metric.set_histogram(histogram);
+            metric
+        });
+        let help = "From a request's head to the end of its answer.";
+        family("http_server_request_duration_seconds", help, MetricType::HISTOGRAM, metrics.collect())
+    }
+
+    fn answers(&self) -> MetricFamily {
+        let metrics = Reason::ALL.into_iter().enumerate().map(|(at, reason)| {
+            let metric = Metric::from_label(vec![label("reason", reason.name())]);
+            counted(metric, self.sum(|worker| &worker.answers[at]))
+        });
+        let help = "Answers of the proxy's own, by reason.";
+        family("waypost_own_answers_total", help, MetricType::COUNTER, metrics.collect())
+    }
+}
+
+fn family(name: &str, help: &str, kind: MetricType, metrics: Vec<Metric>) -> MetricFamily {
+    let mut family = MetricFamily::default();
+    family.set_name(name.to_owned());
+    family.set_help(help.to_owned());
+    family.set_field_type(kind);
+    family.set_metric(metrics);
+    family
+}
+
+fn counter(name: &str, help: &str, value: u64) -> MetricFamily {
+    family(name, help, MetricType::COUNTER, vec![counted(Metric::default(), value)])
+}
+
+fn gauge(name: &str, help: &str, value: u64) -> MetricFamily {
+    let mut gauge = Gauge::default();
+    gauge.set_value(float(value));
+    family(name, help, MetricType::GAUGE, vec![Metric::from_gauge(gauge)])
+}
+
+fn counted(mut metric: Metric, value: u64) -> Metric {
+    let mut counter = Counter::default();
+    counter.set_value(float(value));
+    metric.set_counter(counter);
+    metric
+}
+
+fn label(name: &str, value: &str) -> LabelPair {
+    let mut label = LabelPair::default();
+    label.set_name(name.to_owned());
+    label.set_value(value.to_owned());
+    label
+}
+
+/// Prometheus knows no integers; above 2^53 a count loses its last digits.
+fn float(count: u64) -> f64 {
+    count as f64
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use http::StatusCode;
+    use waypost_proto::reason::Reason;
+
+    use crate::metrics::Metrics;
+
+    #[test]
+    fn workers_are_summed() {
+        let metrics = Metrics::new();
+        for _ in 0..2 {
+            let worker = metrics.worker();
+            worker.request_began();
+            worker.request_began();
+            worker.request_ended(StatusCode::OK, Duration::from_millis(1));
+            worker.answered(Reason::NoRoute);
+            worker.received(7);
+        }
+        let text = metrics.render();
+        for line in [
+            "http_server_active_requests 2",
+            "http_server_request_body_bytes_total 14",
+            "waypost_own_answers_total{reason=\"no_route\"} 2",
+            "http_server_request_duration_seconds_bucket{http_response_status_class=\"2xx\",le=\"0.0005\"} 0",
+            "http_server_request_duration_seconds_bucket{http_response_status_class=\"2xx\",le=\"0.001\"} 2",
+            "http_server_request_duration_seconds_bucket{http_response_status_class=\"2xx\",le=\"+Inf\"} 2",
+            "http_server_request_duration_seconds_sum{http_response_status_class=\"2xx\"} 0.002",
+            "http_server_request_duration_seconds_count{http_response_status_class=\"5xx\"} 0",
+            "waypost_resyncs_total 0",
+        ] {
+            assert!(text.lines().any(|found| found == line), "{line} is not in\n{text}");
+        }
+    }
+}

@@ -1,0 +1,128 @@
+//! The table that requests are routed by: an immutable value, swapped as a whole.
+//!
+//! A table is compiled from a snapshot. The next one shares all that did not change with the one before, so
+//! that an update costs in proportion to the change; the services, endpoints and routes of one revision
+//! appear at once. A request holds the table that it started with.
+//!
+//! Deliberately absent: where snapshots come from (see [`crate::subscription`]) and connections.
+
+mod cooldown;
+mod endpoints;
+pub mod path;
+mod routes;
+mod services;
+mod shared;
+mod update;
+
+use std::sync::Arc;
+
+use imbl::{HashMap, Vector};
+use waypost_proto::{name::ServiceKey, route::Route, snapshot::Snapshot, v1::Position};
+
+use self::routes::{RouteTarget, Routes};
+pub use self::{
+    endpoints::{EndpointId, EndpointSet, EndpointState, InFlight},
+    services::{Member, ServiceTable},
+    shared::{SharedTable, TableReader},
+    update::{Compiler, Source},
+};
+use crate::balance::Policy;
+
+/// All that requests are routed by at one revision. A clone is cheap and shares everything.
+#[derive(Clone, Debug)]
+pub struct Table {
+    position: Position,
+    settled: bool,
+    /// Services by the slot that routes refer to.
+    slots: Vector<Option<Arc<ServiceTable>>>,
+    slot_of: HashMap<ServiceKey, u32>,
+    free: Vector<u32>,
+    routes: Routes,
+}
+
+/// Where a request goes.
+#[derive(Clone, Copy, Debug)]
+pub struct Target<'a> {
+    /// The service.
+    pub service: &'a Arc<ServiceTable>,
+    /// The route that matched.
+    pub route_id: &'a Arc<str>,
+    /// How many bytes of the path to cut from its front; 0 means none. What is left gets a `/` in front where
+    /// it does not begin with one.
+    pub strip: usize,
+    /// The endpoints of the service, or of the versions that the route selects, that take traffic.
+    pub endpoints: &'a Arc<EndpointSet>,
+}
+
+/// What is found for a request.
+#[derive(Debug)]
+pub enum Found<'a> {
+    /// A route matches.
+    Route(Target<'a>),
+    /// Routes match the path, for these methods only; sorted, each once.
+    MethodNotAllowed {
+        /// The methods, for the `allow` header.
+        allow: Vec<&'a str>,
+    },
+    /// Nothing matches.
+    None,
+}
+
+impl Table {
+    /// The route for a request. `path` is the raw path of the request, percent-encoding and all, without the query.
+    ///
+    /// Segment by segment a literal beats a parameter, and a parameter beats what matches all that follows; so
+    /// longer beats shorter. Where the best match does not continue, the next best is tried. A template for
+    /// another method gives way to a less specific route. `HEAD` is answered by `GET` where it has no route
+    /// of its own. Paths that are not [safe](path::is_safe) match nothing.
+    pub fn find(&self, method: &http::Method, path: &str) -> Found<'_> {
+        if !path::is_safe(path) {
+            return Found::None;
+        }
+        match self.routes.find(method.as_str(), path) {
+            routes::Match::Route(route) => self.target(route).map_or(Found::None, Found::Route),
+            routes::Match::OtherMethods => Found::MethodNotAllowed { allow: self.routes.methods(path) },
+            routes::Match::Nothing => Found::None,
+        }
+    }
+
+    fn target<'a>(&'a self, route: &'a RouteTarget) -> Option<Target<'a>> {
+        let service = self.slots.get(route.slot as usize)?.as_ref()?;
+        let endpoints = service.endpoints_of(&route.versions)?;
+        Some(Target { service, route_id: &route.id, strip: route.strip, endpoints })
+    }
+
+    /// The table of a snapshot, for embedders and tests that have no control plane.
+    pub fn of(snapshot: &Snapshot, policy: &Policy) -> Arc<Self> {
+        let shared = SharedTable::new();
+        let source = Source { current: snapshot, carried: None };
+        Compiler::new(shared.clone(), Arc::clone(policy), Arc::default())
+            .serve(&source, &source.everything());
+        shared.load().expect("a table was just stored")
+    }
+
+    /// What the table stands for, as the control plane names it.
+    pub fn position(&self) -> &Position {
+        &self.position
+    }
+
+    /// Whether all that is missing is known to be gone (see `SnapshotChunk.settled`).
+    pub fn settled(&self) -> bool {
+        self.settled
+    }
+
+    /// A service.
+    pub fn service(&self, key: &ServiceKey) -> Option<&Arc<ServiceTable>> {
+        self.slots.get(*self.slot_of.get(key)? as usize)?.as_ref()
+    }
+
+    /// The services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceTable>> {
+        self.slots.iter().flatten()
+    }
+
+    /// The routes, in no order.
+    pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
+        self.routes.iter()
+    }
+}

@@ -1,0 +1,283 @@
+//! Endpoints: the state that balances load, and the sets that requests pick from.
+//!
+//! The state of an endpoint belongs to its instance's name and epoch. It outlives the tables that list it:
+//! every table and every thread counts on the same [`EndpointState`].
+//!
+//! The drain barrier rests on one rule. A pick counts itself in and then looks at the draining flag, and
+//! counts itself out again where it is set; whoever sets the flag reads the count after that. All four are
+//! sequentially consistent, so either the pick sees the flag or the reader sees the pick.
+//!
+//! Deliberately absent: which endpoint is chosen (see [`crate::balance`]) and connections.
+
+use std::{
+    fmt,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicBool, AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use tokio::sync::Notify;
+use waypost_proto::{
+    address::Address,
+    instance::{Endpoint, Protocol},
+    name::InstanceKey,
+};
+
+use super::cooldown::Cooldown;
+use crate::balance::{Balancer, Candidates, Weights};
+
+/// How many times the balancer is asked before the whole set is looked through.
+const DRAWS: usize = 4;
+
+/// Identifies an [`EndpointState`] in this process: no two ever share one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct EndpointId(u64);
+
+impl EndpointId {
+    fn next() -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(1);
+        Self(NEXT.fetch_add(1, Ordering::Relaxed))
+    }
+}
+
+/// What every request to an endpoint touches, on a cache line of its own.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Hot {
+    in_flight: AtomicU64,
+    draining: AtomicBool,
+    cooldown: Cooldown,
+}
+
+/// One process that answers requests, and what is known of it here.
+pub struct EndpointState {
+    hot: Hot,
+    id: EndpointId,
+    declared: Arc<Endpoint>,
+    /// Woken when the count changes while draining.
+    reporter: Arc<Notify>,
+    /// Requests that were picked before the declaration changed under the same epoch.
+    predecessor: Option<Arc<EndpointState>>,
+}
+
+impl EndpointState {
+    /// A state with nothing in flight. `reporter` is woken whenever the count falls while it drains.
+    pub fn new(declared: Arc<Endpoint>, reporter: Arc<Notify>) -> Arc<Self> {
+        Arc::new(Self { hot: Hot::default(), id: EndpointId::next(), declared, reporter, predecessor: None })
+    }
+
+    /// The state after an endpoint was declared anew. The state is the same where only `state` or labels
+    /// that have no part in forwarding differ.
+    pub(crate) fn declared_anew(self: &Arc<Self>, declared: &Arc<Endpoint>) -> Arc<Self> {
+        let (old, new) = (&self.declared, declared);
+        let same = old.address == new.address && old.protocol == new.protocol && old.weight == new.weight;
+        if same {
+            return Arc::clone(self);
+        }
+        Arc::new(Self {
+            hot: Hot::default(),
+            id: EndpointId::next(),
+            declared: Arc::clone(declared),
+            reporter: Arc::clone(&self.reporter),
+            predecessor: (self.in_flight() > 0).then(|| Arc::clone(self)),
+        })
+    }
+
+    /// Its identity in this process, for pools and lists of what was tried.
+    pub fn id(&self) -> EndpointId {
+        self.id
+    }
+
+    /// The instance's name.
+    pub fn key(&self) -> &InstanceKey {
+        &self.declared.key
+    }
+
+    /// The epoch of the instance's lease.
+    pub fn epoch(&self) -> u64 {
+        self.declared.epoch
+    }
+
+    /// Where to connect.
+    pub fn address(&self) -> &Address {
+        &self.declared.address
+    }
+
+    /// What it speaks.
+    pub fn protocol(&self) -> Protocol {
+        self.declared.protocol
+    }
+
+    /// Its share of traffic; 0 means none.
+    pub fn weight(&self) -> u16 {
+        self.declared.weight
+    }
+
+    /// Requests and upgraded connections that have begun and not ended.
+    pub fn in_flight(&self) -> u64 {
+        let before = self.predecessor.as_ref().map_or(0, |state| state.in_flight());
+        before + self.hot.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Whether it takes no new requests because its instance drains.
+    pub fn is_draining(&self) -> bool {
+        self.hot.draining.load(Ordering::SeqCst)
+    }
+
+    /// Sets or clears the draining flag. Read [`Self::in_flight`] after setting it, never before.
+    pub fn set_draining(&self, draining: bool) {
+        self.hot.draining.store(draining, Ordering::SeqCst);
+        if let Some(predecessor) = &self.predecessor {
+            predecessor.set_draining(draining);
+        }
+    }
+
+    /// Begins a request: counts it in, unless the endpoint drains. Dropping the value ends it.
+    pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
+        self.hot.in_flight.fetch_add(1, Ordering::SeqCst);
+        let begun = InFlight { endpoint: Arc::clone(self) };
+        // Dropping `begun` counts out again and wakes the reporter, which may have seen the count.
+        (!self.is_draining()).then_some(begun)
+    }
+
+    /// Says that a connect failed, or that a connection ended before it had answered: the endpoint is
+    /// skipped for 1 s, doubling with each further failure up to 30 s.
+    pub fn report_failure(&self) {
+        self.hot.cooldown.failed(now());
+    }
+
+    /// Says that it answered: it is in the picking order at once.
+    pub fn report_success(&self) {
+        self.hot.cooldown.succeeded();
+    }
+
+    /// How long it is still skipped after failures; zero where it is not.
+    pub fn cooling_down(&self) -> Duration {
+        self.hot.cooldown.remaining(now())
+    }
+
+    /// What is in flight through this very value, for balancing.
+    pub(crate) fn load(&self) -> u64 {
+        self.hot.in_flight.load(Ordering::Relaxed)
+    }
+}
+
+impl fmt::Debug for EndpointState {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter
+            .debug_struct("EndpointState")
+            .field("key", self.key())
+            .field("epoch", &self.epoch())
+            .field("in_flight", &self.in_flight())
+            .field("draining", &self.is_draining())
+            .finish_non_exhaustive()
+    }
+}
+
+/// Milliseconds of a steady clock, never 0.
+fn now() -> u64 {
+    static START: OnceLock<Instant> = OnceLock::new();
+    let passed = START.get_or_init(Instant::now).elapsed();
+    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+}
+
+/// A request that has begun and counts as in flight until this is dropped.
+#[derive(Debug)]
+pub struct InFlight {
+    endpoint: Arc<EndpointState>,
+}
+
+impl InFlight {
+    /// Where it goes.
+    pub fn endpoint(&self) -> &Arc<EndpointState> {
+        &self.endpoint
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.endpoint.hot.in_flight.fetch_sub(1, Ordering::SeqCst);
+        if self.endpoint.is_draining() {
+            self.endpoint.reporter.notify_one();
+        }
+    }
+}
+
+/// The endpoints of a service, or of some of its versions, that take traffic; with the balancer's state.
+#[derive(Debug)]
+pub struct EndpointSet {
+    members: Vec<Arc<EndpointState>>,
+    weights: Weights,
+    balancer: Box<dyn Balancer>,
+}
+
+impl EndpointSet {
+    /// A set of endpoints that take traffic. Endpoints of weight 0 are left out.
+    pub fn new(mut members: Vec<Arc<EndpointState>>, balancer: Box<dyn Balancer>) -> Self {
+        members.retain(|member| member.weight() > 0);
+        members.shrink_to_fit();
+        let weights = Weights::of(members.iter().map(|member| member.weight()));
+        Self { members, weights, balancer }
+    }
+
+    /// The endpoints that take traffic.
+    pub fn members(&self) -> &[Arc<EndpointState>] {
+        &self.members
+    }
+
+    /// The balancer that goes on where this one's is, for the set that comes after this one.
+    pub(crate) fn renewed_balancer(&self) -> Box<dyn Balancer> {
+        self.balancer.renewed()
+    }
+
+    /// Picks an endpoint that is not in `tried` and begins a request to it.
+    ///
+    /// Endpoints that cool down after failures come last: where no other is left, the one that is due
+    /// soonest. `None` means that all are tried or drain. A request that holds an older table should then
+    /// look at the current one before it gives up: the endpoints that replace those may be there.
+    pub fn pick(&self, tried: &[EndpointId], seed: &mut Rng) -> Option<InFlight> {
+        self.pick_at(tried, seed, now)
+    }
+
+    /// [`Self::pick`] with a clock in milliseconds, which is asked only where an endpoint cools down.
+    pub(crate) fn pick_at(
+        &self,
+        tried: &[EndpointId],
+        seed: &mut Rng,
+        now: impl Fn() -> u64,
+    ) -> Option<InFlight> {
+        if self.members.is_empty() {
+            return None;
+        }
+        let open = |member: &EndpointState| !member.is_draining() && !tried.contains(&member.id());
+        let usable = |at: usize| open(&self.members[at]) && self.members[at].hot.cooldown.is_over(&now);
+        let begin = |at: usize| {
+            let member = &self.members[at];
+            member.hot.cooldown.claim(&now).then(|| member.begin()).flatten()
+        };
+        let among = Candidates::new(&self.members, &self.weights, &usable);
+        for _ in 0..DRAWS {
+            let at = self.balancer.choose(&among, seed);
+            if usable(at)
+                && let Some(begun) = begin(at)
+            {
+                return Some(begun);
+            }
+        }
+        // Few are usable: one look at all of them, and again where another thread was quicker.
+        for _ in 0..DRAWS {
+            let Some(at) = among.draw_usable(seed) else { break };
+            if let Some(begun) = begin(at) {
+                return Some(begun);
+            }
+        }
+        self.members
+            .iter()
+            .filter(|member| open(member))
+            .min_by_key(|member| member.hot.cooldown.due())
+            .and_then(EndpointState::begin)
+    }
+}

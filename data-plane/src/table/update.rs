@@ -1,0 +1,249 @@
+//! From a snapshot to the next table: only what was touched is compiled again.
+//!
+//! The flags of the drain barrier are set here too, in the one order that loses no request: the flag of an
+//! endpoint that takes traffic again is cleared before the table that lists it is served by, and the flag of
+//! one that drains is set after the table that no longer lists it is.
+//!
+//! Deliberately absent: what a message means (see [`crate::subscription`]).
+
+use std::{
+    collections::{BTreeMap, HashMap as StdHashMap},
+    sync::Arc,
+};
+
+use imbl::{HashMap, Vector};
+use tokio::sync::Notify;
+use waypost_proto::{
+    instance::Endpoint,
+    name::{InstanceKey, ServiceKey},
+    route::Route,
+    snapshot::{Snapshot, Touched},
+    v1::{InFlight, InstanceState, Position},
+};
+
+use super::{EndpointState, Member, ServiceTable, SharedTable, Table, routes::Routes};
+use crate::balance::Policy;
+
+/// What a table is compiled from: what the control plane says, and, while it may not know all yet, what was
+/// known before.
+#[derive(Clone, Copy, Debug)]
+pub struct Source<'a> {
+    /// What the control plane says.
+    pub current: &'a Snapshot,
+    /// What is kept until the control plane is settled; the current word on the same entry wins.
+    pub carried: Option<&'a Snapshot>,
+}
+
+impl<'a> Source<'a> {
+    /// An instance.
+    pub fn instance(&self, key: &InstanceKey) -> Option<&'a Arc<Endpoint>> {
+        self.current.instance(key).or_else(|| self.carried?.instance(key))
+    }
+
+    /// A route, by its id.
+    pub fn route(&self, id: &str) -> Option<&'a Arc<Route>> {
+        self.current.route(id).or_else(|| self.carried?.route(id))
+    }
+
+    /// Whether there is a service.
+    pub fn has_service(&self, key: &ServiceKey) -> bool {
+        self.current.has_service(key) || self.carried.is_some_and(|carried| carried.has_service(key))
+    }
+
+    /// The names of all entries.
+    pub fn everything(&self) -> Touched {
+        let mut all = Touched::default();
+        for snapshot in [Some(self.current), self.carried].into_iter().flatten() {
+            all.services.extend(snapshot.services().cloned());
+            all.instances.extend(snapshot.instances().map(|endpoint| endpoint.key.clone()));
+            all.routes.extend(snapshot.routes().map(|route| Arc::clone(&route.id)));
+        }
+        all
+    }
+
+    /// The names of the entries that are not the same in `other`.
+    pub fn difference(&self, other: &Source<'_>) -> Touched {
+        let mut touched = self.everything();
+        touched.extend(&other.everything());
+        touched.services.retain(|key| self.has_service(key) != other.has_service(key));
+        touched.instances.retain(|key| self.instance(key) != other.instance(key));
+        touched.routes.retain(|id| self.route(id) != other.route(id));
+        touched
+    }
+}
+
+/// An instance's name and epoch.
+type Lease = (InstanceKey, u64);
+
+/// Compiles tables, puts them into service, and knows what is in flight to endpoints that drain.
+pub struct Compiler {
+    shared: SharedTable,
+    policy: Policy,
+    reporter: Arc<Notify>,
+    table: Arc<Table>,
+    /// No longer listed, with requests in flight.
+    lingering: StdHashMap<Lease, Arc<EndpointState>>,
+    draining: BTreeMap<Lease, Arc<EndpointState>>,
+}
+
+impl Compiler {
+    /// A compiler that puts its tables into `shared`. `reporter` is woken when a request to an endpoint that
+    /// drains has ended.
+    pub fn new(shared: SharedTable, policy: Policy, reporter: Arc<Notify>) -> Self {
+        let table = Table {
+            position: Position::default(),
+            settled: false,
+            slots: Vector::new(),
+            slot_of: HashMap::new(),
+            free: Vector::new(),
+            routes: Routes::default(),
+        };
+        let (lingering, draining) = (StdHashMap::new(), BTreeMap::new());
+        Self { shared, policy, reporter, table: Arc::new(table), lingering, draining }
+    }
+
+    /// Compiles what was touched and serves by the result. The flags of endpoints that drain are set when
+    /// this returns.
+    pub fn serve(&mut self, source: &Source<'_>, touched: &Touched) {
+        self.lingering.retain(|_, state| state.in_flight() > 0);
+        let mut next = Table::clone(&self.table);
+        next.position = source.current.position();
+        next.settled = source.current.settled();
+        self.update_instances(&mut next, source, touched);
+        self.update_routes(&mut next, source, touched);
+        for key in &touched.services {
+            if source.has_service(key) {
+                self.slot(&mut next, key);
+            } else {
+                self.remove_service(&mut next, key);
+            }
+        }
+        self.table = Arc::new(next);
+        let members: Vec<Member> = touched.instances.iter().filter_map(|key| self.member(key)).collect();
+        let (closing, opening): (Vec<_>, Vec<_>) =
+            members.into_iter().partition(|member| member.endpoint.state == InstanceState::Draining);
+        for Member { state, .. } in opening {
+            state.set_draining(false);
+            self.draining.remove(&lease(&state));
+        }
+        self.shared.store(Arc::clone(&self.table));
+        for Member { state, .. } in closing {
+            state.set_draining(true);
+            self.draining.insert(lease(&state), state);
+        }
+    }
+
+    /// What is in flight to each endpoint that drains; those with nothing in flight are left out.
+    pub fn in_flight(&mut self) -> Vec<InFlight> {
+        let table = &self.table;
+        self.draining.retain(|(key, epoch), state| {
+            let listed = table.service(key.service()).and_then(|service| service.member(key.id()));
+            listed.is_some_and(|member| member.endpoint.epoch == *epoch) || state.in_flight() > 0
+        });
+        let counts = self.draining.iter().map(|((key, epoch), state)| InFlight {
+            key: Some(key.to_wire()),
+            epoch: *epoch,
+            count: state.in_flight(),
+        });
+        counts.filter(|entry| entry.count > 0).collect()
+    }
+
+    fn member(&self, key: &InstanceKey) -> Option<Member> {
+        self.table.service(key.service())?.member(key.id()).cloned()
+    }
+
+    fn update_instances(&mut self, next: &mut Table, source: &Source<'_>, touched: &Touched) {
+        let keys: Vec<&InstanceKey> = touched.instances.iter().collect();
+        for of_one_service in keys.chunk_by(|a, b| a.service() == b.service()) {
+            let key = of_one_service[0].service();
+            if !source.has_service(key) && next.service(key).is_none() {
+                continue;
+            }
+            let slot = self.slot(next, key);
+            let Some(service) = service_at(next, slot) else { continue };
+            for key in of_one_service {
+                let replaced = match source.instance(key) {
+                    Some(endpoint) => {
+                        let before = service.member(key.id()).map(|member| &member.state);
+                        let state = self.state(before, endpoint);
+                        service.put(Member { endpoint: Arc::clone(endpoint), state })
+                    }
+                    None => service.remove(key.id()),
+                };
+                self.linger(replaced);
+            }
+            service.refresh();
+        }
+    }
+
+    /// The state of an endpoint: the one that it had, under this epoch.
+    fn state(&mut self, before: Option<&Arc<EndpointState>>, endpoint: &Arc<Endpoint>) -> Arc<EndpointState> {
+        let lingering = self.lingering.get(&(endpoint.key.clone(), endpoint.epoch));
+        match before.filter(|state| state.epoch() == endpoint.epoch).or(lingering) {
+            Some(state) => state.declared_anew(endpoint),
+            None => EndpointState::new(Arc::clone(endpoint), Arc::clone(&self.reporter)),
+        }
+    }
+
+    fn linger(&mut self, replaced: Option<Member>) {
+        if let Some(Member { state, .. }) = replaced
+            && state.in_flight() > 0
+        {
+            self.lingering.insert(lease(&state), state);
+        }
+    }
+
+    fn update_routes(&self, next: &mut Table, source: &Source<'_>, touched: &Touched) {
+        for id in &touched.routes {
+            if let Some((route, slot)) = next.routes.remove(id)
+                && let Some(service) = service_at(next, slot).filter(|_| !route.versions.is_empty())
+            {
+                service.release_versions(&route.versions);
+            }
+            if let Some(route) = source.route(id) {
+                let slot = self.slot(next, &route.service);
+                next.routes.put(route, slot);
+                if let Some(service) = service_at(next, slot).filter(|_| !route.versions.is_empty()) {
+                    service.select_versions(&route.versions.as_slice().into());
+                }
+            }
+        }
+    }
+
+    /// The slot of a service, which is put there where it is new.
+    fn slot(&self, next: &mut Table, key: &ServiceKey) -> u32 {
+        if let Some(slot) = next.slot_of.get(key) {
+            return *slot;
+        }
+        let service = Some(Arc::new(ServiceTable::new(key.clone(), &self.policy)));
+        let slot = match next.free.pop_back() {
+            Some(slot) => {
+                next.slots.set(slot as usize, service);
+                slot
+            }
+            None => {
+                next.slots.push_back(service);
+                u32::try_from(next.slots.len() - 1).expect("there are fewer services than 2^32")
+            }
+        };
+        next.slot_of.insert(key.clone(), slot);
+        slot
+    }
+
+    fn remove_service(&mut self, next: &mut Table, key: &ServiceKey) {
+        let Some(slot) = next.slot_of.remove(key) else { return };
+        if let Some(service) = next.slots.set(slot as usize, None) {
+            service.members().iter().for_each(|member| self.linger(Some(member.clone())));
+        }
+        next.free.push_back(slot);
+    }
+}
+
+fn lease(state: &EndpointState) -> Lease {
+    (state.key().clone(), state.epoch())
+}
+
+/// The service in a slot, to be changed: a copy where another table has it too.
+fn service_at(next: &mut Table, slot: u32) -> Option<&mut ServiceTable> {
+    next.slots.get_mut(slot as usize)?.as_mut().map(Arc::make_mut)
+}
