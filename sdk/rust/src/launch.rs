@@ -56,13 +56,17 @@ pub fn parse<P: Parser>() -> P {
 ///
 /// # Errors
 /// An option is unknown, missing or has a bad value, or the file cannot be read.
-pub fn parse_from<P: Parser>(arguments: impl IntoIterator<Item = impl Into<OsString>>) -> Result<P, clap::Error> {
+pub fn parse_from<P: Parser>(
+    arguments: impl IntoIterator<Item = impl Into<OsString>>,
+) -> Result<P, clap::Error> {
     let arguments: Vec<OsString> = arguments.into_iter().map(Into::into).collect();
     let mut command = P::command();
     let file = config_path(&command, &arguments);
     let mut values = BTreeMap::new();
     if let Some(file) = &file {
-        values = read(file).and_then(|read| check(&command, file, read)).map_err(|text| refuse(&mut command, text))?;
+        values = read(file)
+            .and_then(|read| check(&command, file, read))
+            .map_err(|text| refuse(&mut command, text))?;
         for (id, value) in &values {
             let value = value.clone();
             command = command.mut_arg(id, |arg| arg.default_values(value).required(false));
@@ -105,7 +109,9 @@ pub async fn shutdown() -> io::Result<&'static str> {
 
 fn directives(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| {
-        format!("{error}; it must be a level (error, warn, info, debug, trace) or a list such as info,hyper=warn")
+        format!(
+            "{error}; it must be a level (error, warn, info, debug, trace) or a list such as info,hyper=warn"
+        )
     })
 }
 
@@ -142,7 +148,11 @@ fn check(
         };
         let several = matches!(arg.get_action(), ArgAction::Append);
         let texts = texts(&value, several).ok_or_else(|| {
-            let what = if several { "a text, a number or a list of them" } else { "a text, a number, true or false" };
+            let what = if several {
+                "a text, a number or a list of them"
+            } else {
+                "a text, a number, true or false"
+            };
             format!("{}: key '{key}' has the value {value}; it must be {what}", file.display())
         })?;
         if !texts.is_empty() {
@@ -246,9 +256,11 @@ mod tests {
     fn what_is_required_is_asked_for_and_bad_directives_are_refused() {
         let missing = parse_from::<Options>(["program"]).expect_err("a required option is missing");
         assert_eq!(missing.kind(), ErrorKind::MissingRequiredArgument);
-        let missing = parse_from::<Options>(["program", "--config", "/nowhere/at-all.yaml"]).expect_err("no file");
+        let missing =
+            parse_from::<Options>(["program", "--config", "/nowhere/at-all.yaml"]).expect_err("no file");
         assert!(missing.to_string().contains("/nowhere/at-all.yaml: the file cannot be read"), "{missing}");
-        let bad = parse_from::<Options>(["program", "--control-plane", "a", "--log", "loud=="]).expect_err("a bad directive");
+        let bad = parse_from::<Options>(["program", "--control-plane", "a", "--log", "loud=="])
+            .expect_err("a bad directive");
         assert!(bad.to_string().contains("--log"), "{bad}");
     }
 }

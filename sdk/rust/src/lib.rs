@@ -1,2 +1,24 @@
-//! Placeholder.
+#![doc = include_str!("../README.md")]
+
 pub mod launch;
+
+mod backoff;
+mod client;
+mod control_planes;
+mod error;
+mod keeper;
+mod registered;
+mod registration;
+mod resolver;
+mod watch;
+
+pub use self::{
+    client::{Client, ClientBuilder},
+    error::{Attempt, Error},
+    registered::{DrainOutcome, LeaseStatus, Registered},
+    registration::Registration,
+    resolver::{Balance, Picked, Resolver, ResolverBuilder},
+    watch::{WatchEvent, WatchStream},
+};
+/// The contract: messages ([`waypost_proto::v1`]), names, error codes.
+pub use waypost_proto as contract;
