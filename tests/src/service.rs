@@ -1,0 +1,148 @@
+//! A sample service: HTTP/1.1, cleartext HTTP/2 and WebSocket on one port, in this process.
+//!
+//! Every answer carries [`INSTANCE_HEADER`]. What it answers depends on the path that arrives, which is the
+//! path behind the service's prefix:
+//!
+//! | path | answer |
+//! | --- | --- |
+//! | `/ws` | a WebSocket that echoes text, and is closed with a close frame when the service drains |
+//! | `/slow?ms=N` | the usual answer, after N milliseconds |
+//! | `/stream?chunks=N&ms=M` | N chunks, one every M milliseconds |
+//! | `/echo` | the request's body, streamed back |
+//! | anything else | JSON: instance, method, path and headers, as they arrived |
+
+mod answer;
+mod websocket;
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use hyper::service::service_fn;
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinHandle,
+};
+use tokio_util::sync::CancellationToken;
+use waypost_sdk::{Client, DrainOutcome, Registered, Registration};
+
+/// Names the instance that answered.
+pub const INSTANCE_HEADER: &str = "x-instance";
+
+/// What every connection of a service knows.
+struct Shared {
+    instance: String,
+    draining: watch::Receiver<bool>,
+    stopped: CancellationToken,
+}
+
+/// A running service. Everything that is connected to it is cut when this is dropped.
+pub struct SampleService {
+    /// What it calls itself in [`INSTANCE_HEADER`].
+    pub instance: String,
+    /// Where it listens.
+    pub address: SocketAddr,
+    draining: watch::Sender<bool>,
+    stopped: CancellationToken,
+    accepting: JoinHandle<()>,
+}
+
+impl SampleService {
+    /// Starts a service on a free port of the loopback.
+    ///
+    /// # Panics
+    /// There is none.
+    pub async fn start(instance: &str) -> Self {
+        Self::listen(instance, "127.0.0.1:0").await.expect("a free port")
+    }
+
+    /// Starts a service on an address.
+    ///
+    /// # Errors
+    /// The address cannot be bound.
+    pub async fn listen(instance: &str, address: &str) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(address).await?;
+        let address = listener.local_addr()?;
+        let (draining, drains) = watch::channel(false);
+        let stopped = CancellationToken::new();
+        let shared =
+            Arc::new(Shared { instance: instance.to_owned(), draining: drains, stopped: stopped.clone() });
+        let accepting = tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                tokio::spawn(serve(stream, Arc::clone(&shared)));
+            }
+        });
+        Ok(Self { instance: instance.to_owned(), address, draining, stopped, accepting })
+    }
+
+    /// Closes every WebSocket with a close frame, and each one that opens from now on.
+    pub fn close_sockets(&self) {
+        self.draining.send_replace(true);
+    }
+
+    /// Stops at once: takes no connection any more and cuts those that are open.
+    pub fn stop(&self) {
+        self.accepting.abort();
+        self.stopped.cancel();
+    }
+}
+
+impl Drop for SampleService {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+async fn serve(stream: TcpStream, shared: Arc<Shared>) {
+    let _ = stream.set_nodelay(true);
+    let stopped = shared.stopped.clone();
+    let service = service_fn(move |request| answer::answer(Arc::clone(&shared), request));
+    let builder = auto::Builder::new(TokioExecutor::new());
+    tokio::select! {
+        // A client that goes away is no concern of the service.
+        _ = builder.serve_connection_with_upgrades(TokioIo::new(stream), service) => {}
+        () = stopped.cancelled() => {}
+    }
+}
+
+/// A sample service that is registered through the SDK.
+pub struct RegisteredService {
+    /// The service.
+    pub service: SampleService,
+    /// Its registration.
+    pub registered: Registered,
+}
+
+impl RegisteredService {
+    /// Starts an instance and registers it as the plainest of services.
+    pub async fn start(client: &Client, service: &str, instance: &str) -> Self {
+        Self::start_with(client, service, instance, |registration| registration).await
+    }
+
+    /// Starts an instance and registers it with more than a name and an address.
+    ///
+    /// # Panics
+    /// It cannot be registered.
+    pub async fn start_with(
+        client: &Client,
+        service: &str,
+        instance: &str,
+        more: impl FnOnce(Registration) -> Registration,
+    ) -> Self {
+        let running = SampleService::start(instance).await;
+        let registration = more(Registration::new(service, running.address.to_string()).id(instance));
+        let registered = client.register(registration).await.expect("the instance can be registered");
+        Self { service: running, registered }
+    }
+
+    /// Leaves as a good service does: it closes its WebSockets, drains, and then stops at once.
+    pub async fn retire(self, deadline: Duration) -> DrainOutcome {
+        self.service.close_sockets();
+        let outcome = self.registered.drain(deadline).await;
+        self.service.stop();
+        outcome
+    }
+}
