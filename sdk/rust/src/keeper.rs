@@ -1,8 +1,10 @@
 //! Keeps all leases of a client alive over one heartbeat stream, from one task.
 //!
-//!     open stream ──▶ beat (all at once) ──▶ beat what is due ──▶ stream lost or no answer in time
-//!         ▲                                                              │
-//!         └────────────── back-off, next control plane ◀────────────────┘
+//! ```text
+//! open stream ──▶ beat (all at once) ──▶ beat what is due ──▶ stream lost or no answer in time
+//!     ▲                                                              │
+//!     └────────────── back-off, next control plane ◀────────────────┘
+//! ```
 //!
 //! What is due when, and what a result means, is decided by [`leases`], which is pure. This is the shell:
 //! the stream, the timers, and the registrations that follow an UNKNOWN.

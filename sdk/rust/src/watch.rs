@@ -1,6 +1,8 @@
 //! A watch that outlives the connection under it.
 //!
-//!     subscribe ──▶ Initial ──▶ Changed* ──▶ connection lost ──▶ Interrupted ──▶ (back-off) subscribe …
+//! ```text
+//! subscribe ──▶ Initial ──▶ Changed* ──▶ connection lost ──▶ Interrupted ──▶ (back-off) subscribe …
+//! ```
 //!
 //! After an interruption everything comes again as `Initial`, because changes may have been missed.
 

@@ -1,9 +1,11 @@
 //! What is due when, and what a result means: the pure core of the keep-alive.
 //!
-//!     Held ──UNKNOWN──▶ Wanted(at) ──at──▶ Registering ──granted──▶ Held
-//!      │                    ▲                   │
-//!      │                    └──── refused ──────┘
-//!      └──STALE──▶ Over            (while leaving: UNKNOWN and refused lead to Over, too)
+//! ```text
+//! Held ──UNKNOWN──▶ Wanted(at) ──at──▶ Registering ──granted──▶ Held
+//!  │                    ▲                   │
+//!  │                    └──── refused ──────┘
+//!  └──STALE──▶ Over            (while leaving: UNKNOWN and refused lead to Over, too)
+//! ```
 //!
 //! Deliberately absent: the stream, the calls and the clock. `now` comes in, beats and verdicts go out.
 
