@@ -5,6 +5,9 @@
 //!
 //! Deliberately absent: the registry (the control plane's), and registration (the SDK's and the agent's).
 
+pub mod admin;
 pub mod balance;
 pub mod metrics;
 pub mod table;
+pub mod state_dir;
+pub mod subscription;

@@ -16,8 +16,13 @@ mod update;
 
 use std::sync::Arc;
 
-use imbl::{HashMap, Vector};
-use waypost_proto::{name::ServiceKey, route::Route, snapshot::Snapshot, v1::Position};
+use imbl::{HashMap, HashSet, Vector};
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    route::Route,
+    snapshot::Snapshot,
+    v1::Position,
+};
 
 use self::routes::{RouteTarget, Routes};
 pub use self::{
@@ -33,6 +38,8 @@ use crate::balance::Policy;
 pub struct Table {
     position: Position,
     settled: bool,
+    /// Instances that are kept until the control plane is settled.
+    carried: HashSet<InstanceKey>,
     /// Services by the slot that routes refer to.
     slots: Vector<Option<Arc<ServiceTable>>>,
     slot_of: HashMap<ServiceKey, u32>,
@@ -109,6 +116,16 @@ impl Table {
     /// Whether all that is missing is known to be gone (see `SnapshotChunk.settled`).
     pub fn settled(&self) -> bool {
         self.settled
+    }
+
+    /// How many instances are kept only until the control plane is settled.
+    pub fn carried_over(&self) -> usize {
+        self.carried.len()
+    }
+
+    /// Whether an instance is one of those.
+    pub fn is_carried_over(&self, key: &InstanceKey) -> bool {
+        self.carried.contains(key)
     }
 
     /// A service.

@@ -11,7 +11,7 @@ use std::{
     sync::Arc,
 };
 
-use imbl::{HashMap, Vector};
+use imbl::{HashMap, HashSet, Vector};
 use tokio::sync::Notify;
 use waypost_proto::{
     instance::Endpoint,
@@ -45,6 +45,12 @@ impl<'a> Source<'a> {
         self.current.route(id).or_else(|| self.carried?.route(id))
     }
 
+    /// Whether an instance is there only because it was known before.
+    fn carries(&self, key: &InstanceKey) -> bool {
+        self.current.instance(key).is_none()
+            && self.carried.is_some_and(|carried| carried.instance(key).is_some())
+    }
+
     /// Whether there is a service.
     pub fn has_service(&self, key: &ServiceKey) -> bool {
         self.current.has_service(key) || self.carried.is_some_and(|carried| carried.has_service(key))
@@ -66,7 +72,9 @@ impl<'a> Source<'a> {
         let mut touched = self.everything();
         touched.extend(&other.everything());
         touched.services.retain(|key| self.has_service(key) != other.has_service(key));
-        touched.instances.retain(|key| self.instance(key) != other.instance(key));
+        touched.instances.retain(|key| {
+            self.instance(key) != other.instance(key) || self.carries(key) != other.carries(key)
+        });
         touched.routes.retain(|id| self.route(id) != other.route(id));
         touched
     }
@@ -93,6 +101,7 @@ impl Compiler {
         let table = Table {
             position: Position::default(),
             settled: false,
+            carried: HashSet::new(),
             slots: Vector::new(),
             slot_of: HashMap::new(),
             free: Vector::new(),
@@ -102,6 +111,11 @@ impl Compiler {
         Self { shared, policy, reporter, table: Arc::new(table), lingering, draining }
     }
 
+    /// What is woken when a request to an endpoint that drains has ended.
+    pub fn reporter(&self) -> &Arc<Notify> {
+        &self.reporter
+    }
+
     /// Compiles what was touched and serves by the result. The flags of endpoints that drain are set when
     /// this returns.
     pub fn serve(&mut self, source: &Source<'_>, touched: &Touched) {
@@ -109,6 +123,13 @@ impl Compiler {
         let mut next = Table::clone(&self.table);
         next.position = source.current.position();
         next.settled = source.current.settled();
+        for key in &touched.instances {
+            if source.carries(key) {
+                next.carried.insert(key.clone());
+            } else {
+                next.carried.remove(key);
+            }
+        }
         self.update_instances(&mut next, source, touched);
         self.update_routes(&mut next, source, touched);
         for key in &touched.services {
