@@ -4,7 +4,11 @@
 //! in the store's order, and compiled into the change that proxies get ([`compile`]).
 
 pub mod compile;
+pub mod config;
+pub mod grpc;
+pub mod http;
 pub mod hub;
 pub mod metrics;
 pub mod registry;
+pub mod server;
 pub mod store;

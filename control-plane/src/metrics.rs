@@ -6,11 +6,15 @@
 
 use std::time::Duration;
 
+use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder,
     core::Collector,
 };
+use waypost_proto::v1;
+
+use crate::registry::View;
 
 /// From 100 µs to 60 s.
 const PROPAGATION_BUCKETS: [f64; 18] = [
@@ -25,21 +29,21 @@ const CALL_BUCKETS: [f64; 12] =
 pub struct Metrics {
     registry: Registry,
     /// The newest revision of the registry.
-    pub revision: IntGauge,
+    revision: IntGauge,
     /// The lowest revision applied by all live proxies.
-    pub watermark: IntGauge,
+    watermark: IntGauge,
     /// Instances, by state.
-    pub instances: IntGaugeVec,
+    instances: IntGaugeVec,
     /// Services.
-    pub services: IntGauge,
+    services: IntGauge,
     /// Routes in force.
-    pub routes: IntGauge,
+    routes: IntGauge,
     /// Claims that lost.
-    pub conflicts: IntGauge,
+    conflicts: IntGauge,
     /// Proxies whose stream is open.
-    pub proxies: IntGauge,
+    proxies: IntGauge,
     /// 1 when all that was registered before the start is known.
-    pub settled: IntGauge,
+    settled: IntGauge,
     /// Frames sent to proxies, by kind (`delta`, `chunk`).
     pub frames: IntCounterVec,
     /// Bytes sent to proxies, by kind.
@@ -54,10 +58,10 @@ pub struct Metrics {
     pub commit_to_applied: Histogram,
     /// Beats, by outcome.
     pub heartbeats: IntCounterVec,
-    /// Changes that were not asked for, by kind (`expired`, `suspect`).
-    pub expiries: IntCounterVec,
-    /// Calls, by method and status; of a stream, its whole length.
-    pub calls: HistogramVec,
+    events: IntCounterVec,
+    events_counted: Mutex<u64>,
+    calls: HistogramVec,
+    requests: HistogramVec,
 }
 
 impl Metrics {
@@ -95,13 +99,15 @@ impl Metrics {
             rejections: counter(r, "waypost_rejections_total", "changes that a proxy could not take"),
             commit_to_applied: commit_to_applied(r),
             heartbeats: counters(r, "waypost_heartbeats_total", "beats by outcome", &["outcome"]),
-            expiries: counters(
+            events: counters(
                 r,
-                "waypost_lease_expiries_total",
-                "leases that ran out, by what became of the instance",
-                &["outcome"],
+                "waypost_events_total",
+                "what happened to instances by kind, leases that ran out (expired) among them",
+                &["kind"],
             ),
+            events_counted: Mutex::new(0),
             calls: calls(r),
+            requests: requests(r),
             registry,
         }
     }
@@ -112,9 +118,46 @@ impl Metrics {
         self.frame_bytes.with_label_values(&[kind]).inc_by(bytes as u64);
     }
 
-    /// A call has ended.
+    /// A gRPC call has ended.
     pub fn called(&self, method: &str, status: &str, took: Duration) {
         self.calls.with_label_values(&[method, status]).observe(took.as_secs_f64());
+    }
+
+    /// An HTTP request is answered.
+    pub fn answered(&self, method: &str, route: &str, status: &str, took: Duration) {
+        self.requests.with_label_values(&[method, route, status]).observe(took.as_secs_f64());
+    }
+
+    /// What happened up to `revision` was before our time and is not counted.
+    pub fn start_counting_events_after(&self, revision: u64) {
+        *self.events_counted.lock() = revision;
+    }
+
+    /// Sets what is read from state: `status`, and what `view` holds.
+    pub fn observe(&self, status: &v1::GetStatusResponse, view: &View) {
+        self.revision.set(signed(status.revision));
+        self.watermark.set(signed(status.watermark));
+        self.services.set(status.services.into());
+        self.routes.set(status.routes.into());
+        self.conflicts.set(signed(status.conflicts.len() as u64));
+        self.proxies.set(status.proxies.into());
+        self.settled.set(status.settled.into());
+        let mut states = [("up", 0), ("down", 0), ("draining", 0), ("suspect", 0)];
+        let services = view.list_services(&v1::ListServicesRequest::default()).unwrap_or_default();
+        for service in &services.services {
+            let counts = [service.up, service.down, service.draining, service.suspect];
+            states.iter_mut().zip(counts).for_each(|((_, sum), count)| *sum += i64::from(count));
+        }
+        for (state, count) in states {
+            self.instances.with_label_values(&[state]).set(count);
+        }
+        let mut counted = self.events_counted.lock();
+        let new = v1::ListEventsRequest { after_revision: *counted, limit: 10_000, ..Default::default() };
+        for event in view.list_events(&new).unwrap_or_default().events {
+            let kind = event.kind().as_str_name().trim_start_matches("EVENT_KIND_").to_ascii_lowercase();
+            self.events.with_label_values(&[&kind]).inc();
+            *counted = (*counted).max(event.revision);
+        }
     }
 
     /// Everything in Prometheus' text format.
@@ -145,6 +188,17 @@ fn calls(registry: &Registry) -> HistogramVec {
     let options = HistogramOpts::new(name, "gRPC calls by method and status; of a stream, its whole length");
     let labels = ["rpc_method", "rpc_response_status_code"];
     register(registry, HistogramVec::new(options.buckets(CALL_BUCKETS.to_vec()), &labels))
+}
+
+fn requests(registry: &Registry) -> HistogramVec {
+    let name = "http_server_request_duration_seconds";
+    let options = HistogramOpts::new(name, "HTTP requests by method, route and status");
+    let labels = ["http_request_method", "http_route", "http_response_status_code"];
+    register(registry, HistogramVec::new(options.buckets(CALL_BUCKETS.to_vec()), &labels))
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
 }
 
 fn gauge(registry: &Registry, name: &str, help: &str) -> IntGauge {

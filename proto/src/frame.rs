@@ -36,6 +36,13 @@ impl Frame {
     }
 }
 
+/// The bytes of the message.
+impl AsRef<[u8]> for Frame {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
+}
+
 /// Sends [`Frame`]s as they are and decodes requests of type `U` with prost.
 #[derive(Debug)]
 pub struct FrameCodec<T, U>(PhantomData<(T, U)>);

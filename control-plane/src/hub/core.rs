@@ -17,11 +17,12 @@ use waypost_proto::{
 };
 
 use super::{
-    Barrier, Commit, Greeting, HubOptions, Now,
+    Barrier, Greeting, HubOptions, Now,
     fleet::{Fleet, Line, Record, SessionId},
     propagation::Propagation,
     scope::{Due, Known, Namespaces, ScopeFeed, Sent},
 };
+use crate::registry::Publication;
 
 /// A proxy whose digest differs is sent everything again at most this often within one stream.
 const RESYNC_PAUSE: Duration = Duration::from_secs(5);
@@ -67,12 +68,12 @@ pub(super) struct Core {
 }
 
 impl Core {
-    /// The hub of a registry at `newest`, whose contents are `head`.
-    pub(super) fn new(head: &Snapshot, newest: u64, options: HubOptions) -> Self {
+    /// The hub of a registry whose contents are `head`.
+    pub(super) fn new(head: &Snapshot, options: HubOptions) -> Self {
         let all = Namespaces::default();
         let feed = ScopeFeed::new(head, all.clone(), options.ring, options.chunk_entries);
         Self {
-            newest: newest.max(head.revision()),
+            newest: head.revision(),
             options,
             scopes: HashMap::from([(all, feed)]),
             fleet: Fleet::default(),
@@ -85,7 +86,7 @@ impl Core {
         self.scopes.get(&Namespaces::default()).expect("the scope of everything is never dropped").head()
     }
 
-    /// The newest revision of the registry that the hub knows of.
+    /// The newest revision that was published.
     pub(super) fn newest(&self) -> u64 {
         self.newest
     }
@@ -100,18 +101,18 @@ impl Core {
         &self.propagation
     }
 
-    /// Takes a commit into every scope.
+    /// Takes a change into every scope.
     ///
     /// # Errors
     /// The change does not fit a scope, which keeps what it has; start over with [`Core::replace`].
-    pub(super) fn publish(&mut self, commit: &Commit) -> Result<(), SnapshotError> {
-        self.newest = self.newest.max(commit.revision);
-        self.scopes.values_mut().try_for_each(|feed| feed.publish(commit).map(|_| ()))
+    pub(super) fn publish(&mut self, publication: &Publication) -> Result<(), SnapshotError> {
+        self.newest = self.newest.max(publication.revision);
+        self.scopes.values_mut().try_for_each(|feed| feed.publish(publication).map(|_| ()))
     }
 
     /// Starts over with other contents: every subscriber is sent everything.
-    pub(super) fn replace(&mut self, head: &Snapshot, newest: u64) {
-        self.newest = newest.max(head.revision());
+    pub(super) fn replace(&mut self, head: &Snapshot) {
+        self.newest = self.newest.max(head.revision());
         self.scopes.values_mut().for_each(|feed| feed.replace(head));
     }
 

@@ -1,11 +1,11 @@
 //! The hub: every change goes to every proxy, and what every proxy serves by comes back.
 //!
-//! It stands between the registry, which publishes commits, and the streams of the proxies:
+//! It stands between the registry, which publishes changes, and the streams of the proxies:
 //!
 //! ```text
-//!  registry ── Commit ──▶ ScopeFeed (head, ring, frames) ── Frame ──▶ Subscription ──▶ proxy
-//!                               │                                                       │
-//!  drain, wait ◀── barrier ◀── Fleet (applied, in flight) ◀──── Reports ◀──────────────┘
+//!  registry ── Publication ──▶ ScopeFeed (head, ring, frames) ── Frame ──▶ Subscription ──▶ proxy
+//!                                                                                             │
+//!  drain, wait ◀── barrier ◀── Fleet (applied, in flight) ◀──────────────── Reports ◀──────────┘
 //! ```
 //!
 //! A subscriber has no queue. Its task waits until the head is newer than what it was sent, asks for the
@@ -32,7 +32,7 @@ use parking_lot::Mutex;
 use tokio::sync::watch;
 use waypost_proto::{
     name::InstanceKey,
-    snapshot::{Change, Snapshot, SnapshotError},
+    snapshot::{Snapshot, SnapshotError},
     v1,
 };
 
@@ -41,7 +41,7 @@ pub use self::{
     barrier::AppliedEverywhere,
     subscription::{Reports, Subscription},
 };
-use crate::metrics::Metrics;
+use crate::{metrics::Metrics, registry::Publication};
 
 /// How the hub behaves.
 #[derive(Clone, Debug)]
@@ -65,21 +65,6 @@ impl Default for HubOptions {
             proxy_retention: Duration::from_secs(300),
         }
     }
-}
-
-/// One revision of the registry, as it is pushed.
-#[derive(Clone, Debug)]
-pub struct Commit {
-    /// The revision.
-    pub revision: u64,
-    /// What it changes for proxies; empty where it is cosmetic.
-    pub change: Change,
-    /// Whether all that was registered before the start is known by now.
-    pub settled: bool,
-    /// When it was committed, to measure by.
-    pub committed_at: Instant,
-    /// When it was committed, to tell.
-    pub committed_wall: SystemTime,
 }
 
 /// A proxy's Hello, checked.
@@ -133,14 +118,10 @@ impl Now {
 pub struct HubStatus {
     /// What a proxy that is up to date holds.
     pub head: v1::Position,
-    /// The newest revision of the registry that the hub knows of.
-    pub newest: u64,
     /// The lowest revision applied by all live proxies; the newest one where there is no proxy.
     pub watermark: u64,
     /// See `SnapshotChunk.settled`.
     pub settled: bool,
-    /// How many routes are in force.
-    pub routes: usize,
     /// How many proxies are connected.
     pub proxies: usize,
     /// From commit to applied.
@@ -157,30 +138,25 @@ pub struct Hub {
 }
 
 impl Hub {
-    /// The hub of a registry at `newest`, whose contents are `head`.
-    pub fn new(head: &Snapshot, newest: u64, options: HubOptions, metrics: Arc<Metrics>) -> Arc<Self> {
-        let hub = Self {
-            core: Mutex::new(Core::new(head, newest, options)),
-            moved: watch::Sender::new(0),
-            metrics,
-        };
-        hub.moved();
-        Arc::new(hub)
+    /// The hub of a registry whose contents are `head`.
+    pub fn new(head: &Snapshot, options: HubOptions, metrics: Arc<Metrics>) -> Arc<Self> {
+        let core = Mutex::new(Core::new(head, options));
+        Arc::new(Self { core, moved: watch::Sender::new(0), metrics })
     }
 
-    /// Takes a commit; it is on its way to every subscriber when this returns.
+    /// Takes a change; it is on its way to every subscriber when this returns.
     ///
     /// # Errors
     /// The change does not fit; start over with [`Hub::replace`].
-    pub fn publish(&self, commit: &Commit) -> Result<(), SnapshotError> {
-        let result = self.core.lock().publish(commit);
+    pub fn publish(&self, publication: &Publication) -> Result<(), SnapshotError> {
+        let result = self.core.lock().publish(publication);
         self.moved();
         result
     }
 
     /// Starts over with other contents: every subscriber is sent everything.
-    pub fn replace(&self, head: &Snapshot, newest: u64) {
-        self.core.lock().replace(head, newest);
+    pub fn replace(&self, head: &Snapshot) {
+        self.core.lock().replace(head);
         self.moved();
     }
 
@@ -204,10 +180,8 @@ impl Hub {
         let core = self.core.lock();
         HubStatus {
             head: core.head().position(),
-            newest: core.newest(),
             watermark: core.watermark(),
             settled: core.head().settled(),
-            routes: core.head().routes().len(),
             proxies: core.fleet().live().count(),
             propagation: core.propagation().to_wire(),
         }

@@ -21,7 +21,7 @@ use waypost_proto::{
     v1::{SubscribeResponse, subscribe_response::Kind},
 };
 
-use super::Commit;
+use crate::registry::Publication;
 
 /// The namespaces of a scope; none named means all.
 pub(super) type Namespaces = Arc<BTreeSet<String>>;
@@ -179,24 +179,24 @@ impl ScopeFeed {
         self.changed.send_modify(|count| *count += 1);
     }
 
-    /// Takes a commit; whether there is something to send because of it.
+    /// Takes a change; whether there is something to send because of it.
     ///
     /// # Errors
     /// The change does not fit the head; the feed stays as it was.
-    pub(super) fn publish(&mut self, commit: &Commit) -> Result<bool, SnapshotError> {
-        let change = self.inside(&commit.change);
-        if change.is_empty() && commit.settled == self.head.settled() {
+    pub(super) fn publish(&mut self, publication: &Publication) -> Result<bool, SnapshotError> {
+        let change = self.inside(&publication.change);
+        if change.is_empty() && publication.settled == self.head.settled() {
             return Ok(false);
         }
-        let (next, touched) = self.head.change(change, commit.revision, commit.settled)?;
+        let (next, touched) = self.head.change(change, publication.revision, publication.settled)?;
         if next.revision() != self.head.revision() {
             self.keys += count(&touched);
             self.steps.push_back(Step {
                 revision: next.revision(),
                 digest: next.digest(),
                 touched: Arc::new(touched),
-                committed_at: commit.committed_at,
-                committed_wall: commit.committed_wall,
+                committed_at: publication.committed_at.0,
+                committed_wall: publication.committed_at.1,
             });
         } else if !touched.is_empty() {
             // Contents may not change without a revision; whoever holds the old ones gets everything.

@@ -6,7 +6,6 @@
 use std::{collections::HashMap, sync::Arc};
 
 use tokio::sync::watch;
-use tokio_util::sync::CancellationToken;
 use waypost_proto::{
     error::{Error, Violation},
     frame::Frame,
@@ -69,11 +68,6 @@ impl Subscription {
                 },
             }
         }
-    }
-
-    /// The session is over: the proxy is gone, or has opened a newer stream.
-    pub fn closed(&self) -> CancellationToken {
-        self.line.closed.clone()
     }
 
     fn next_chunk(&mut self) -> Option<Frame> {

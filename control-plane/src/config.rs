@@ -1,0 +1,128 @@
+//! The options of the program, checked: flags, `WAYPOST_*`, a file, defaults.
+
+use std::{net::SocketAddr, time::Duration};
+
+use clap::Parser;
+use waypost_proto::{DEFAULT_GRPC_LISTEN, DEFAULT_HTTP_LISTEN};
+use waypost_sdk::launch::LaunchArgs;
+
+use crate::{hub::HubOptions, registry, server};
+
+/// Waypost's control plane: keeps the registry and pushes routes and instances to the proxies.
+#[derive(Parser, Clone, Debug)]
+#[command(name = "waypost-control-plane", version, about)]
+pub struct Args {
+    /// Where to listen for gRPC: SDKs, agents, proxies, the CLI; port 0 picks a free one
+    #[arg(long, env = "WAYPOST_GRPC_LISTEN", default_value = DEFAULT_GRPC_LISTEN, value_name = "IP:PORT", value_parser = address)]
+    pub grpc_listen: SocketAddr,
+    /// Where to listen for HTTP: health, metrics, the read side as JSON; port 0 picks a free one
+    #[arg(long, env = "WAYPOST_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "IP:PORT", value_parser = address)]
+    pub http_listen: SocketAddr,
+    /// Where the registry is kept
+    #[arg(long, env = "WAYPOST_STORE", default_value = "memory://", value_name = "URL")]
+    pub store: String,
+    /// After a start with nothing known: for how long registrations from before may still be missing
+    #[arg(long, env = "WAYPOST_SETTLE", default_value = "10s", value_name = "TIME", value_parser = time)]
+    pub settle: Duration,
+    /// For how long a service without instances is kept, with its claims on routes
+    #[arg(long, env = "WAYPOST_SERVICE_RETENTION", default_value = "10m", value_name = "TIME", value_parser = time)]
+    pub service_retention: Duration,
+    /// How many events are kept: who came or left, when and why
+    #[arg(long, env = "WAYPOST_EVENT_HISTORY", default_value_t = 10_000, value_name = "COUNT", value_parser = count())]
+    pub event_history: u32,
+    /// For how long the instances of a mass expiry stay in rotation as suspect
+    #[arg(long, env = "WAYPOST_SUSPECT_HOLD", default_value = "5m", value_name = "TIME", value_parser = time)]
+    pub suspect_hold: Duration,
+    /// How many recent revisions a proxy can resume from without getting everything again
+    #[arg(long, env = "WAYPOST_SNAPSHOT_HISTORY", default_value_t = 10_000, value_name = "COUNT", value_parser = count())]
+    pub snapshot_history: u32,
+    /// For how long a drain waits for a proxy whose connection has ended
+    #[arg(long, env = "WAYPOST_DRAIN_GRACE", default_value = "5s", value_name = "TIME", value_parser = time)]
+    pub drain_grace: Duration,
+    /// How long to take leave after SIGTERM or SIGINT
+    #[arg(long, env = "WAYPOST_SHUTDOWN_DEADLINE", default_value = "2s", value_name = "TIME", value_parser = time)]
+    pub shutdown_deadline: Duration,
+    /// What every program has
+    #[command(flatten)]
+    pub launch: LaunchArgs,
+}
+
+impl Args {
+    /// What the server is built from.
+    pub fn options(&self) -> server::Options {
+        server::Options {
+            registry: registry::Options {
+                settle: self.settle,
+                retention: self.service_retention,
+                history_limit: self.event_history as usize,
+                suspect_hold: self.suspect_hold,
+                ..registry::Options::default()
+            },
+            hub: HubOptions {
+                ring: self.snapshot_history as usize,
+                drain_grace: self.drain_grace,
+                ..HubOptions::default()
+            },
+        }
+    }
+
+    /// The addresses that others than this machine can reach, where nobody has to say who they are.
+    pub fn open_to_others(&self) -> Vec<SocketAddr> {
+        let listens = [self.grpc_listen, self.http_listen].into_iter();
+        listens.filter(|listen| !listen.ip().to_canonical().is_loopback()).collect()
+    }
+}
+
+fn count() -> clap::builder::RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=1_000_000)
+}
+
+fn address(text: &str) -> Result<SocketAddr, String> {
+    text.parse().map_err(|_| "must be IP:PORT, for example 127.0.0.1:7400 or [::]:7400".to_owned())
+}
+
+fn time(text: &str) -> Result<Duration, String> {
+    let most = Duration::from_secs(30 * 24 * 3600);
+    let parsed = humantime::parse_duration(text).ok().filter(|time| *time <= most);
+    parsed.ok_or_else(|| "must be a time with a unit from 0s to 30days, for example 10s or 1m30s".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use waypost_sdk::launch::parse_from;
+
+    use super::*;
+
+    fn parse(flags: &[&str]) -> Result<Args, clap::Error> {
+        parse_from(["waypost-control-plane"].iter().chain(flags))
+    }
+
+    #[test]
+    fn the_defaults_stay_on_this_machine() {
+        let args = parse(&[]).expect("nothing is required");
+        assert_eq!(args.open_to_others(), []);
+        assert_eq!(args.settle, Duration::from_secs(10));
+    }
+
+    #[test]
+    fn a_bad_value_names_the_flag_the_value_and_the_rule() {
+        for (flag, value, rule) in [
+            ("--grpc-listen", "nowhere", "must be IP:PORT"),
+            ("--http-listen", "127.0.0.1", "must be IP:PORT"),
+            ("--settle", "10", "must be a time with a unit"),
+            ("--drain-grace", "31days", "from 0s to 30days"),
+            ("--event-history", "0", "is not in 1..=1000000"),
+            ("--snapshot-history", "x", "invalid digit"),
+        ] {
+            let error = parse(&[flag, value]).expect_err(flag).to_string();
+            assert!(error.contains(flag) && error.contains(value) && error.contains(rule), "{error}");
+        }
+    }
+
+    #[test]
+    fn listening_beyond_this_machine_is_noticed() {
+        let args = parse(&["--grpc-listen", "0.0.0.0:0", "--http-listen", "[::ffff:127.0.0.1]:0"]);
+        let open = args.expect("good addresses").open_to_others();
+        assert_eq!(open, ["0.0.0.0:0".parse().expect("an address")]);
+    }
+}

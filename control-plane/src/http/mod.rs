@@ -1,0 +1,108 @@
+//! The HTTP surface: health, metrics, and the read side of the API as JSON.
+//!
+//! Bodies are the contract's messages in proto3's JSON mapping with the field names of the `.proto` files;
+//! errors are problem details (RFC 9457). Deliberately absent: anything that changes something, which is
+//! what gRPC is for.
+
+mod problem;
+mod query;
+mod read;
+
+use std::{sync::Arc, time::Instant};
+
+use axum::{
+    Json, Router,
+    extract::{MatchedPath, Request, State},
+    http::{StatusCode, header},
+    middleware::{self, Next},
+    response::{IntoResponse, Response},
+    routing::get,
+    serve::ListenerExt,
+};
+use serde_json::json;
+use tokio::net::TcpListener;
+use waypost_proto::error::{Error, ErrorCode};
+
+use self::problem::Refusal;
+use crate::server::Plane;
+
+/// Serves HTTP on a listener until the control plane stops.
+pub async fn serve(plane: Arc<Plane>, listener: TcpListener) {
+    let listener = listener.tap_io(|stream| {
+        // Without it answers are a little later, no worse.
+        let _ = stream.set_nodelay(true);
+    });
+    let closing = plane.clone();
+    let served = axum::serve(listener, router(plane))
+        .with_graceful_shutdown(async move { closing.closing().await });
+    if let Err(error) = served.await {
+        tracing::error!(%error, "HTTP is served no more");
+    }
+}
+
+fn router(plane: Arc<Plane>) -> Router {
+    Router::new()
+        .route("/", get(index))
+        .route("/healthz", get(|| async { "ok\n" }))
+        .route("/readyz", get(ready))
+        .route("/metrics", get(metrics))
+        .route("/v1/services", get(read::services))
+        .route("/v1/services/{name}", get(read::service))
+        .route("/v1/instances", get(read::instances))
+        .route("/v1/routes", get(read::routes))
+        .route("/v1/events", get(read::events))
+        .route("/v1/proxies", get(read::proxies))
+        .route("/v1/status", get(read::status))
+        .fallback(problem::no_such_path)
+        .method_not_allowed_fallback(problem::no_such_method)
+        .layer(middleware::from_fn_with_state(plane.clone(), observe))
+        .with_state(plane)
+}
+
+async fn index() -> Response {
+    let body = json!({
+        "program": "waypost-control-plane",
+        "version": env!("CARGO_PKG_VERSION"),
+        "paths": {
+            "/healthz": "200 while the process runs",
+            "/readyz": "200 while it takes requests",
+            "/metrics": "metrics in Prometheus' text format",
+            "/v1/services": "services; namespace",
+            "/v1/services/{name}": "one service with its instances; namespace",
+            "/v1/instances": "instances; namespace, service, version, tag (repeatable), state",
+            "/v1/routes": "routes with claims and conflicts; namespace",
+            "/v1/events": "who came or left, when and why; namespace, service, instance, after_revision, since, limit",
+            "/v1/proxies": "proxies and what each serves by",
+            "/v1/status": "the control plane at a glance",
+        },
+    });
+    Json(body).into_response()
+}
+
+async fn ready(State(plane): State<Arc<Plane>>) -> Result<&'static str, Refusal> {
+    if plane.is_closing() { Err(plane.going_away().into()) } else { Ok("ok\n") }
+}
+
+async fn metrics(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {
+    plane.metrics.observe(&plane.status(), &plane.registry.view());
+    let text = plane.metrics.render().map_err(|error| {
+        Error::new(ErrorCode::Internal, format!("the metrics cannot be written: {error}; this is a defect"))
+    })?;
+    let kind = [(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")];
+    Ok((StatusCode::OK, kind, text).into_response())
+}
+
+/// Measures a request; of an unknown path only that there was one.
+async fn observe(State(plane): State<Arc<Plane>>, request: Request, next: Next) -> Response {
+    let began = Instant::now();
+    let route = request.extensions().get::<MatchedPath>().cloned();
+    let method = request.method().clone();
+    let answer = next.run(request).await;
+    let route = route.as_ref().map_or("_OTHER", MatchedPath::as_str);
+    let method = match method.as_str() {
+        known @ ("GET" | "HEAD" | "POST" | "PUT" | "PATCH" | "DELETE" | "OPTIONS") => known,
+        _ => "_OTHER",
+    };
+    plane.metrics.answered(method, route, answer.status().as_str(), began.elapsed());
+    answer
+}

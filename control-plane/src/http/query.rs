@@ -1,0 +1,110 @@
+//! Query parameters: each is known and has a good value, or the request is refused.
+
+use axum::{
+    extract::{FromRequestParts, Query},
+    http::request::Parts,
+};
+use waypost_proto::error::Violation;
+
+use super::problem::Refusal;
+
+/// The parameters of a request, in order.
+#[derive(Debug)]
+pub(super) struct Parameters(Vec<(String, String)>);
+
+impl<S: Send + Sync> FromRequestParts<S> for Parameters {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
+        let query = parts.uri.query().unwrap_or_default().to_owned();
+        Query::try_from_uri(&parts.uri).map(|Query(pairs)| Self(pairs)).map_err(|_| {
+            Violation::new("query", query, "must be NAME=VALUE pairs joined by '&', percent-encoded").into()
+        })
+    }
+}
+
+impl Parameters {
+    /// Refuses what is not `known`, with the nearest name that is, and what comes more than once though it
+    /// is not in `repeatable`.
+    pub(super) fn check(&self, known: &[&str], repeatable: &[&str]) -> Result<(), Violation> {
+        for (at, (name, value)) in self.0.iter().enumerate() {
+            if !known.contains(&name.as_str()) {
+                return Err(Violation::new(name, value, unknown(name, known)));
+            }
+            let before = self.0[..at].iter().any(|(other, _)| other == name);
+            if before && !repeatable.contains(&name.as_str()) {
+                return Err(Violation::new(name, value, "must be given once"));
+            }
+        }
+        Ok(())
+    }
+
+    /// A parameter's value; empty where it is not given.
+    pub(super) fn text(&self, name: &str) -> String {
+        self.all(name).next().unwrap_or_default()
+    }
+
+    /// All values of a parameter.
+    pub(super) fn all<'a>(&'a self, name: &'a str) -> impl Iterator<Item = String> + 'a {
+        self.0.iter().filter(move |(other, _)| other == name).map(|(_, value)| value.clone())
+    }
+
+    /// A number; 0 where it is not given.
+    pub(super) fn number<N: std::str::FromStr + Default>(&self, name: &str) -> Result<N, Violation> {
+        match self.text(name) {
+            text if text.is_empty() => Ok(N::default()),
+            text => text.parse().map_err(|_| Violation::new(name, &text, "must be a whole number, 0 or more")),
+        }
+    }
+}
+
+fn unknown(name: &str, known: &[&str]) -> String {
+    let nearest = known
+        .iter()
+        .map(|other| (strsim::jaro_winkler(name, other), other))
+        .filter(|(likeness, _)| *likeness > 0.8)
+        .max_by(|left, right| left.0.total_cmp(&right.0));
+    match (nearest, known) {
+        (Some((_, nearest)), _) => format!("is not a parameter here; did you mean {nearest:?}?"),
+        (None, []) => "is not a parameter here; there are none".to_owned(),
+        (None, known) => format!("is not a parameter here; there are {}", known.join(", ")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parameters(query: &str) -> Parameters {
+        let uri = format!("/?{query}").parse().expect("a URI");
+        Parameters(Query::try_from_uri(&uri).expect("a query").0)
+    }
+
+    #[test]
+    fn an_unknown_parameter_is_refused_with_the_nearest_one() {
+        let known = ["namespace", "service"];
+        let refused = parameters("namespcae=x").check(&known, &[]).expect_err("a slip");
+        assert_eq!(refused.rule, "is not a parameter here; did you mean \"namespace\"?");
+        let refused = parameters("q=x").check(&known, &[]).expect_err("something else");
+        assert_eq!(refused.rule, "is not a parameter here; there are namespace, service");
+        let refused = parameters("q=x").check(&[], &[]).expect_err("nothing is known");
+        assert_eq!(refused.rule, "is not a parameter here; there are none");
+    }
+
+    #[test]
+    fn a_parameter_comes_once_unless_it_may_repeat() {
+        let twice = parameters("tag=a&tag=b%20c");
+        assert_eq!(twice.check(&["tag"], &["tag"]), Ok(()));
+        assert_eq!(twice.all("tag").collect::<Vec<_>>(), ["a", "b c"]);
+        assert_eq!(twice.check(&["tag"], &[]).expect_err("it may not").value, "b c");
+    }
+
+    #[test]
+    fn numbers_are_checked() {
+        assert_eq!(parameters("").number::<u32>("limit"), Ok(0));
+        assert_eq!(parameters("limit=7").number::<u32>("limit"), Ok(7));
+        for bad in ["limit=-1", "limit=x", "limit=4294967296"] {
+            assert_eq!(parameters(bad).number::<u32>("limit").expect_err(bad).field, "limit");
+        }
+    }
+}
