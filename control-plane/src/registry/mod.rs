@@ -1,22 +1,59 @@
 //! The registry: who is there, in what state, and how that came about.
+//!
+//! ```text
+//!   register, heartbeat, drain …        store                    registry
+//!        plan (pure) ── mutation ──▶ compare-and-set ── commits, in order ──▶ state (pure)
+//!          ▲                                                        │ view       ──▶ queries, the next plan
+//!          └──────────────── planned again after a conflict ◀───────┤ publication ──▶ proxies
+//!                                                                   └ changed keys ──▶ watches
+//! ```
+//!
+//! Every change goes through the store and comes back from it, so that all replicas of a store apply the
+//! same changes in the same order. An operation answers once this replica has applied its own change.
+//!
+//! Deliberately absent: gRPC and HTTP; and any state that the store does not have, the event history aside.
 
+mod follow;
+mod guard;
+mod missing;
+mod plan;
+mod query;
+mod state;
+mod sweep;
 mod view;
 
-use std::{sync::Arc, time::{Duration, Instant, SystemTime}};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant, SystemTime},
+};
 
-use tokio::sync::{broadcast, mpsc};
+use parking_lot::{Mutex, RwLock};
+use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use waypost_proto::{
-    error::{Error, ErrorCode},
+    error::{Error, ErrorCode, Violation},
     instance::InstanceSpec,
     name::InstanceKey,
     snapshot::{Change, Snapshot},
     v1::{self, BeatOutcome, InstanceState},
 };
 
+use self::{plan::Plan, state::State};
 pub use self::view::View;
 pub use crate::store::Health;
-use crate::store::{Now, Store};
+use crate::store::{Now, Override, Renewal, Store, StoreError};
+
+/// How many changes a watch can lag behind.
+const WATCH_BUFFER: usize = 4096;
+/// How often a plan is made again after a conflict.
+const ATTEMPTS: usize = 64;
+/// How long an operation waits until its own change comes back from the store.
+const COMES_BACK: Duration = Duration::from_secs(10);
+const MIN_OVERRIDE: Duration = Duration::from_secs(1);
+const MAX_OVERRIDE: Duration = Duration::from_secs(7 * 24 * 3600);
 
 /// Tells the time. Tests bring their own.
 pub type Clock = Arc<dyn Fn() -> Now + Send + Sync>;
@@ -62,7 +99,7 @@ pub struct Registered {
     pub ttl: Duration,
     /// The revision that the registration made.
     pub revision: u64,
-    /// The routes that it claims and that an older claim of another service holds.
+    /// The routes that it claims and that another service holds.
     pub conflicts: Vec<v1::Conflict>,
 }
 
@@ -106,59 +143,125 @@ pub struct Publication {
 pub struct InstancesChanged {
     /// The revision after it; a view of at least this revision shows it.
     pub revision: u64,
-    /// Which; those that the view does not have are gone.
+    /// Which, maybe more than once; those that the view does not have are gone.
     pub keys: Vec<InstanceKey>,
 }
 
 /// The registry.
 pub struct Registry {
-    view: parking_lot::RwLock<Arc<View>>,
+    store: Arc<dyn Store>,
+    options: Options,
+    opened_at: Instant,
+    state: Mutex<State>,
+    view: RwLock<Arc<View>>,
+    feeds: Mutex<Vec<mpsc::UnboundedSender<Publication>>>,
+    changes: broadcast::Sender<Arc<InstancesChanged>>,
+    /// The revision of the view, for those who wait for one.
+    applied: watch::Sender<u64>,
+    /// The greatest epoch that is known.
+    epochs: AtomicU64,
 }
 
 impl Registry {
-    /// Loads what a store holds and follows it from then on.
+    /// Loads what a store holds and follows it from then on, as long as the registry lives.
     ///
     /// # Errors
     /// The store cannot be read.
-    pub async fn open(_store: Arc<dyn Store>, _options: Options) -> Result<Arc<Self>, Error> {
-        Ok(Arc::new(Self { view: parking_lot::RwLock::new(Arc::new(View::default())) }))
+    pub async fn open(store: Arc<dyn Store>, options: Options) -> Result<Arc<Self>, Error> {
+        let loaded = store.load().await.map_err(unavailable)?;
+        let watch = store.watch(loaded.revision).await.map_err(unavailable)?;
+        let now = (options.clock)();
+        let epochs = loaded.records.iter().map(|record| record.epoch).max().unwrap_or(0);
+        let state = State::load(loaded, options.history_limit, now);
+        let view = state.view().clone();
+        let registry = Arc::new(Self {
+            store,
+            options,
+            opened_at: now.monotonic,
+            applied: watch::Sender::new(view.revision()),
+            view: RwLock::new(Arc::new(view)),
+            state: Mutex::new(state),
+            feeds: Mutex::default(),
+            changes: broadcast::Sender::new(WATCH_BUFFER),
+            epochs: AtomicU64::new(epochs),
+        });
+        tokio::spawn(follow::follow(Arc::downgrade(&registry), watch));
+        Ok(registry)
     }
 
-    /// Registers an instance, or replaces the one with the same id; either way under a new epoch.
+    /// Registers an instance, or replaces the one with the same id; either way under a new epoch. It is not
+    /// draining then; an operator's override stays.
     ///
     /// # Errors
     /// The store cannot be reached.
     pub async fn register(
         &self,
-        _spec: InstanceSpec,
-        _ttl: Duration,
-        _client: &str,
+        spec: InstanceSpec,
+        ttl: Duration,
+        client: &str,
     ) -> Result<Registered, Error> {
-        Err(Error::new(ErrorCode::Unavailable, "not yet"))
+        let key = spec.key.clone();
+        let now = self.now();
+        let grown = |greatest: u64| Some(plan::next_epoch(greatest, now));
+        let before = self.epochs.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown);
+        let epoch = plan::next_epoch(before.unwrap_or_default(), now);
+        let revision =
+            self.change(|view, now| Ok(plan::register(view, spec.clone(), ttl, client, epoch, now))).await?;
+        let view = self.view();
+        let Some(record) = view.record(&key) else {
+            return Err(gone_again(&key));
+        };
+        let claimed = |route: &str| record.claims.iter().any(|claim| *claim.route == *route);
+        let lost = view.lost_by(key.service()).filter(|(route, _)| claimed(route));
+        let conflicts = lost.map(|(_, lost)| lost.to_wire(key.service())).collect();
+        // The registration that the view shows may be a later one; this one's epoch is what was planned.
+        let epoch = if record.revision == revision { record.epoch } else { epoch };
+        Ok(Registered { key, epoch, ttl, revision, conflicts })
     }
 
     /// Renews leases; the results are in the order of the beats.
     ///
     /// # Errors
     /// The store cannot be reached.
-    pub async fn heartbeat(&self, _beats: Vec<Beat>) -> Result<Vec<BeatResult>, Error> {
-        Err(Error::new(ErrorCode::Unavailable, "not yet"))
+    pub async fn heartbeat(&self, beats: Vec<Beat>) -> Result<Vec<BeatResult>, Error> {
+        let now = self.now();
+        let leases: Vec<_> = beats.iter().map(|beat| (beat.key.clone(), beat.epoch)).collect();
+        let renewals = self.store.renew(&leases, now).await.map_err(unavailable)?;
+        let view = self.view();
+        let mut results = Vec::with_capacity(beats.len());
+        for (beat, renewal) in beats.into_iter().zip(renewals) {
+            let outcome = match renewal {
+                Renewal::Renewed => BeatOutcome::Renewed,
+                Renewal::Unknown => BeatOutcome::Unknown,
+                Renewal::Stale => BeatOutcome::Stale,
+            };
+            let record = view.record(&beat.key).filter(|record| record.epoch == beat.epoch);
+            if let (BeatOutcome::Renewed, Some(record)) = (outcome, record) {
+                record.renewed.set(now.wall);
+                // Most beats say nothing new, and cost no more than this look.
+                if let Plan::Commit(_) = plan::beat(&view, &beat) {
+                    self.change(|view, _| Ok(plan::beat(view, &beat))).await?;
+                }
+            }
+            results.push(BeatResult { key: beat.key, epoch: beat.epoch, outcome });
+        }
+        Ok(results)
     }
 
     /// Takes an instance out of rotation, or puts it back. `epoch` 0 means whichever is there.
-    /// Answers a revision after which proxies know.
+    /// Answers a revision after which proxies know; it is the same for an instance that is there already.
     ///
     /// # Errors
     /// There is no such instance, or it lives under another epoch; nothing has changed then.
     pub async fn set_draining(
         &self,
-        _key: &InstanceKey,
-        _epoch: u64,
-        _draining: bool,
-        _reason: &str,
-        _actor: &str,
+        key: &InstanceKey,
+        epoch: u64,
+        draining: bool,
+        reason: &str,
+        actor: &str,
     ) -> Result<u64, Error> {
-        Err(Error::new(ErrorCode::Unavailable, "not yet"))
+        self.change(|view, _| plan::drain(view, key, epoch, draining, reason, actor)).await
     }
 
     /// Removes an instance. `epoch` 0 means whichever is there. Answers the revision that removed it.
@@ -167,26 +270,29 @@ impl Registry {
     /// There is no such instance, or it lives under another epoch; nothing has changed then.
     pub async fn deregister(
         &self,
-        _key: &InstanceKey,
-        _epoch: u64,
-        _reason: &str,
-        _actor: &str,
+        key: &InstanceKey,
+        epoch: u64,
+        reason: &str,
+        actor: &str,
     ) -> Result<u64, Error> {
-        Err(Error::new(ErrorCode::Unavailable, "not yet"))
+        self.change(|view, now| plan::deregister(view, key, epoch, reason, actor, now)).await
     }
 
-    /// Overrides an instance's state for a time (UP or DOWN, its length, and why), or ends the override.
-    /// Answers the instance after it and the revision.
+    /// Overrides an instance's state for a time (UP or DOWN, its length from 1 s to 7 days, and why), or ends
+    /// the override. Answers the instance after it and the revision.
     ///
     /// # Errors
     /// There is no such instance, or the state or the length breaks its rule; nothing has changed then.
     pub async fn set_override(
         &self,
-        _key: &InstanceKey,
-        _word: Option<(InstanceState, Duration, String)>,
-        _actor: &str,
+        key: &InstanceKey,
+        word: Option<(InstanceState, Duration, String)>,
+        actor: &str,
     ) -> Result<(v1::Instance, u64), Error> {
-        Err(Error::new(ErrorCode::Unavailable, "not yet"))
+        let word = word.map(|word| checked_override(word, self.now())).transpose()?;
+        let revision = self.change(|view, _| plan::set_override(view, key, word.as_ref(), actor)).await?;
+        let instance = self.view().instance(key).ok_or_else(|| gone_again(key))?;
+        Ok((instance, revision))
     }
 
     /// What the registry holds now. It never changes; ask again for a newer one.
@@ -194,19 +300,91 @@ impl Registry {
         self.view.read().clone()
     }
 
-    /// All that proxies need as of now, and every change after it, in order, none left out.
+    /// All that proxies need as of now, and every change after it, in order, none left out. The receiver's
+    /// queue is unbounded: whoever asks for a feed drains it at once.
     pub fn feed(&self) -> (Arc<Snapshot>, mpsc::UnboundedReceiver<Publication>) {
-        let (_sender, receiver) = mpsc::unbounded_channel();
-        (Arc::new(Snapshot::empty("none")), receiver)
+        let (sender, receiver) = mpsc::unbounded_channel();
+        let state = self.state.lock();
+        self.feeds.lock().push(sender);
+        (Arc::new(state.snapshot()), receiver)
     }
 
     /// Every change of an instance from now on. A receiver that lags lists again.
     pub fn watch_instances(&self) -> broadcast::Receiver<Arc<InstancesChanged>> {
-        broadcast::channel(1).1
+        self.changes.subscribe()
     }
 
     /// Expires leases, ends overrides and settling, and forgets empty services, until `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        shutdown.cancelled().await;
+        sweep::run(&self, shutdown).await;
     }
+
+    fn now(&self) -> Now {
+        (self.options.clock)()
+    }
+
+    /// Makes a plan and commits it, again and again while others change the same record.
+    async fn change(&self, plan: impl Fn(&View, Now) -> Result<Plan, Error>) -> Result<u64, Error> {
+        for _ in 0..ATTEMPTS {
+            let now = self.now();
+            let mutation = match plan(&self.view(), now)? {
+                Plan::Done(revision) => return Ok(revision),
+                Plan::Commit(mutation) => mutation,
+            };
+            match self.store.commit(*mutation, now).await {
+                Ok(revision) if self.wait_for(revision).await => return Ok(revision),
+                Err(StoreError::Conflict { revision, .. }) if self.wait_for(revision).await => {}
+                Ok(revision) | Err(StoreError::Conflict { revision, .. }) => {
+                    return Err(Error::new(
+                        ErrorCode::Unavailable,
+                        format!(
+                            "the store is at revision {revision}, which has not come back from it in \
+                             {COMES_BACK:?}: try again"
+                        ),
+                    ));
+                }
+                Err(error) => return Err(unavailable(error)),
+            }
+        }
+        Err(Error::new(
+            ErrorCode::Unavailable,
+            format!("others changed the same instance {ATTEMPTS} times in a row: try again"),
+        ))
+    }
+
+    /// Waits until the view has reached a revision; `false` if it does not in time.
+    async fn wait_for(&self, revision: u64) -> bool {
+        let mut applied = self.applied.subscribe();
+        let reached = tokio::time::timeout(COMES_BACK, applied.wait_for(|applied| *applied >= revision)).await;
+        matches!(reached, Ok(Ok(_)))
+    }
+}
+
+fn checked_override(
+    (state, ttl, reason): (InstanceState, Duration, String),
+    now: Now,
+) -> Result<Override, Error> {
+    let mut violations = Vec::new();
+    if !matches!(state, InstanceState::Up | InstanceState::Down) {
+        violations.push(Violation::new("state", state.as_str_name(), "must be UP or DOWN"));
+    }
+    if !(MIN_OVERRIDE..=MAX_OVERRIDE).contains(&ttl) {
+        violations.push(Violation::new("ttl", format!("{ttl:?}"), "must be from 1 s to 7 days"));
+    }
+    if violations.is_empty() {
+        Ok(Override { state, expires_at: now.wall + ttl, reason })
+    } else {
+        Err(Error::invalid(violations))
+    }
+}
+
+fn gone_again(key: &InstanceKey) -> Error {
+    Error::new(
+        ErrorCode::FailedPrecondition,
+        format!("instance {key} was removed by somebody else right after the change: look before trying again"),
+    )
+}
+
+fn unavailable(error: StoreError) -> Error {
+    Error::new(ErrorCode::Unavailable, format!("the registry's store failed, try again: {error}"))
 }

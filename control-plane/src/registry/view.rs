@@ -1,116 +1,173 @@
 //! What the registry holds at one revision.
+//!
+//! A view is made of persistent maps: the next one shares all that did not change, so that making one costs
+//! as much as the change, and asking one takes no lock.
+//!
+//! Deliberately absent: the questions of the API (see `query`), and how a view comes about (see `state`).
 
+use std::{sync::Arc, time::SystemTime};
+
+use imbl::{OrdMap, Vector};
 use waypost_proto::{
-    error::{Error, ErrorCode},
-    name::InstanceKey,
-    v1,
+    name::{InstanceKey, ServiceKey},
+    v1::{self, InstanceState},
 };
 
-fn missing() -> Error {
-    Error::new(ErrorCode::Unavailable, "not yet")
+use crate::{
+    compile::Election,
+    store::{EmptyService, Event, Record, first_key},
+};
+
+/// A service, as far as it is kept up with each change.
+#[derive(Clone, Debug)]
+pub(super) struct Summary {
+    /// When its first instance was registered.
+    pub(super) since: SystemTime,
+    /// Its instances by state: up, down, draining, suspect.
+    pub(super) counts: [u32; 4],
+    /// What is kept of it while it has no instance.
+    pub(super) empty: Option<Arc<EmptyService>>,
 }
 
-/// What the registry holds at one revision. It never changes and shares what did not change with the next.
-#[derive(Clone, Debug, Default)]
+impl Summary {
+    pub(super) fn count(&mut self, state: InstanceState) -> &mut u32 {
+        match state {
+            InstanceState::Up | InstanceState::Unspecified => &mut self.counts[0],
+            InstanceState::Down => &mut self.counts[1],
+            InstanceState::Draining => &mut self.counts[2],
+            InstanceState::Suspect => &mut self.counts[3],
+        }
+    }
+}
+
+/// A claim that lost.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct LostClaim {
+    /// Who has the route.
+    pub(super) election: Arc<Election>,
+    /// When the claim that lost was first made.
+    pub(super) claimed_at: SystemTime,
+}
+
+/// An event with its place in the history.
+#[derive(Clone, Debug)]
+pub(super) struct PastEvent {
+    pub(super) revision: u64,
+    pub(super) at: SystemTime,
+    pub(super) event: Event,
+}
+
+/// What the registry holds at one revision. It never changes and shares what did not change with the next;
+/// only the times of the last heartbeats go on.
+#[derive(Clone, Debug)]
 pub struct View {
-    revision: u64,
+    pub(super) history: Arc<str>,
+    pub(super) revision: u64,
+    pub(super) head: u64,
+    pub(super) settled: bool,
+    pub(super) instances: OrdMap<InstanceKey, Arc<Record>>,
+    pub(super) services: OrdMap<ServiceKey, Arc<Summary>>,
+    /// By id.
+    pub(super) routes: OrdMap<Arc<str>, Arc<Election>>,
+    /// By loser and route.
+    pub(super) lost: OrdMap<(ServiceKey, Arc<str>), LostClaim>,
+    /// Oldest first.
+    pub(super) events: Vector<Arc<PastEvent>>,
 }
 
 impl View {
+    pub(super) fn empty(history: Arc<str>) -> Self {
+        Self {
+            history,
+            revision: 0,
+            head: 0,
+            settled: false,
+            instances: OrdMap::new(),
+            services: OrdMap::new(),
+            routes: OrdMap::new(),
+            lost: OrdMap::new(),
+            events: Vector::new(),
+        }
+    }
+
     /// The revision that it stands for.
     pub fn revision(&self) -> u64 {
         self.revision
     }
 
     /// The revision of the newest change that mattered to proxies: what a proxy that is up to date holds.
-    /// A change at revision `r` has reached a proxy that applied `min(r, head)`, by a view of at least `r`.
+    /// By a view of at least revision `r`, a change of revision `r` has reached every proxy that has applied
+    /// `min(r, head)`.
     pub fn head(&self) -> u64 {
-        self.revision
+        self.head
     }
 
     /// Whether what is missing is known to be gone.
     pub fn settled(&self) -> bool {
-        false
+        self.settled
     }
 
     /// Names the life of the revisions.
     pub fn history(&self) -> &str {
-        ""
+        &self.history
     }
 
-    /// How many services there are.
+    /// How many services there are, with or without instances.
     pub fn service_count(&self) -> usize {
-        0
+        self.services.len()
     }
 
     /// How many instances there are.
     pub fn instance_count(&self) -> usize {
-        0
+        self.instances.len()
     }
 
     /// How many routes are in force.
     pub fn route_count(&self) -> usize {
-        0
+        self.routes.len()
     }
 
     /// The claims that lost, sorted by service and route.
     pub fn conflicts(&self) -> Vec<v1::Conflict> {
-        Vec::new()
+        self.lost.iter().map(|((loser, _), lost)| lost.to_wire(loser)).collect()
     }
 
     /// An instance, if it is there.
-    pub fn instance(&self, _key: &InstanceKey) -> Option<v1::Instance> {
-        None
+    pub fn instance(&self, key: &InstanceKey) -> Option<v1::Instance> {
+        self.instances.get(key).map(|record| record.to_wire())
     }
 
-    /// All services, summed up.
-    ///
-    /// # Errors
-    /// The namespace is not a name.
-    pub fn list_services(&self, _request: &v1::ListServicesRequest) -> Result<v1::ListServicesResponse, Error> {
-        Err(missing())
+    pub(super) fn record(&self, key: &InstanceKey) -> Option<&Arc<Record>> {
+        self.instances.get(key)
     }
 
-    /// One service with its instances.
-    ///
-    /// # Errors
-    /// There is no such service; the error names the nearest.
-    pub fn get_service(&self, _request: &v1::GetServiceRequest) -> Result<v1::GetServiceResponse, Error> {
-        Err(missing())
+    /// The instances of a service, sorted by id.
+    pub(super) fn records_of<'a>(&'a self, service: &'a ServiceKey) -> impl Iterator<Item = &'a Arc<Record>> {
+        let from = self.instances.range(first_key(service)..);
+        from.take_while(move |(key, _)| key.service() == service).map(|(_, record)| record)
     }
 
-    /// Instances that match.
-    ///
-    /// # Errors
-    /// A field of the request breaks its rule.
-    pub fn list_instances(
-        &self,
-        _request: &v1::ListInstancesRequest,
-    ) -> Result<v1::ListInstancesResponse, Error> {
-        Err(missing())
+    /// The claims of a service that lost, sorted by route.
+    pub(super) fn lost_by<'a>(
+        &'a self,
+        service: &'a ServiceKey,
+    ) -> impl Iterator<Item = (&'a Arc<str>, &'a LostClaim)> {
+        let from = self.lost.range((service.clone(), Arc::from(""))..);
+        from.take_while(move |((loser, _), _)| loser == service).map(|((_, route), lost)| (route, lost))
     }
 
-    /// Routes with their claims and conflicts.
-    ///
-    /// # Errors
-    /// The namespace is not a name.
-    pub fn list_routes(&self, _request: &v1::ListRoutesRequest) -> Result<v1::ListRoutesResponse, Error> {
-        Err(missing())
+    /// When a service first claimed a route, if it does.
+    pub(super) fn claimed_at(&self, service: &ServiceKey, route: &str) -> Option<SystemTime> {
+        let election = self.routes.get(route)?;
+        if election.route.service == *service {
+            return Some(election.claimed_at);
+        }
+        self.lost.get(&(service.clone(), Arc::from(route))).map(|lost| lost.claimed_at)
     }
+}
 
-    /// The instances of a service that take traffic.
-    ///
-    /// # Errors
-    /// There is no such service, or none of its instances takes traffic.
-    pub fn resolve(&self, _request: &v1::ResolveRequest) -> Result<v1::ResolveResponse, Error> {
-        Err(missing())
-    }
-
-    /// Events that match, oldest first.
-    ///
-    /// # Errors
-    /// A field of the request breaks its rule.
-    pub fn list_events(&self, _request: &v1::ListEventsRequest) -> Result<v1::ListEventsResponse, Error> {
-        Err(missing())
+impl LostClaim {
+    pub(super) fn to_wire(&self, loser: &ServiceKey) -> v1::Conflict {
+        self.election.conflict(loser)
     }
 }

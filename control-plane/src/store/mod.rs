@@ -20,6 +20,7 @@ use std::{
 use futures_util::Stream;
 use waypost_proto::name::{InstanceKey, ServiceKey};
 
+pub(crate) use self::record::{first_key, micros};
 pub use self::{
     leases::{LeaseStatus, Renewal},
     memory::Memory,

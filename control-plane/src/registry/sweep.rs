@@ -1,0 +1,171 @@
+//! What happens without being asked for: leases lapse, overrides end, empty services are forgotten, and the
+//! registry settles.
+//!
+//! The sweep sleeps until the next of these is due. A lease is at least a second long, so that one granted
+//! while it sleeps cannot lapse before it looks again.
+//!
+//! Where the sweep itself wakes far too late, the whole process has been standing still (suspended, or
+//! starved), and heartbeats with it: then leases get as long again before any of them expires.
+
+use std::{
+    collections::BTreeMap,
+    time::{Duration, Instant, SystemTime},
+};
+
+use tokio_util::sync::CancellationToken;
+use waypost_proto::name::{InstanceKey, ServiceKey};
+
+use super::{
+    Registry,
+    guard::{Guard, Standing, Verdict},
+    plan::{self, Lapse, Plan},
+};
+use crate::store::{Mutation, Now, StoreError};
+
+/// The shortest sleep, so that deadlines that are close together are swept together.
+const GRANULARITY: Duration = Duration::from_millis(20);
+/// The longest sleep: the shortest lease.
+const LONGEST: Duration = Duration::from_secs(1);
+/// Waking later than this is a standstill.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// The longest time that is given back after a standstill, and the longest lease.
+const MOST_PATIENCE: Duration = Duration::from_secs(30);
+const LONGEST_LEASE: Duration = Duration::from_secs(3600);
+
+/// Sweeps until `shutdown`.
+pub(super) async fn run(registry: &Registry, shutdown: CancellationToken) {
+    let mut sweep = Sweep {
+        registry,
+        guard: Guard::new(registry.options.suspect_window),
+        patient_until: registry.now().monotonic,
+    };
+    loop {
+        let now = registry.now();
+        let next = match sweep.all(now).await {
+            Ok(next) => next,
+            Err(error) => {
+                tracing::warn!(%error, "the store cannot be swept, trying again");
+                None
+            }
+        };
+        let latest = now.monotonic + LONGEST;
+        let wake = next.unwrap_or(latest).clamp(now.monotonic + GRANULARITY, latest);
+        tokio::select! {
+            () = tokio::time::sleep_until(wake.into()) => {}
+            () = shutdown.cancelled() => return,
+        }
+        sweep.notice_standstill(wake);
+    }
+}
+
+struct Sweep<'a> {
+    registry: &'a Registry,
+    guard: Guard,
+    /// No lease expires before this.
+    patient_until: Instant,
+}
+
+impl Sweep<'_> {
+    fn notice_standstill(&mut self, wake: Instant) {
+        let now = self.registry.now().monotonic;
+        let late = now.saturating_duration_since(wake);
+        if late > STANDSTILL {
+            let patience = late.min(MOST_PATIENCE);
+            self.patient_until = now + patience;
+            tracing::warn!(?late, ?patience, "this process stood still, leases get time to be renewed");
+        }
+    }
+
+    /// Sweeps everything that is due; answers when something is due again.
+    async fn all(&mut self, now: Now) -> Result<Option<Instant>, StoreError> {
+        let settling = self.settle(now).await?;
+        let leases = if now.monotonic < self.patient_until {
+            Some(self.patient_until)
+        } else {
+            self.leases(now).await?
+        };
+        let wall = self.by_wall_clock(now).await?;
+        Ok([settling, leases, wall].into_iter().flatten().min())
+    }
+
+    async fn settle(&self, now: Now) -> Result<Option<Instant>, StoreError> {
+        if self.registry.view().settled() {
+            return Ok(None);
+        }
+        let at = self.registry.opened_at + self.registry.options.settle;
+        if now.monotonic < at {
+            return Ok(Some(at));
+        }
+        let revision = self.registry.store.commit(Mutation::Complete, now).await?;
+        tracing::info!(revision, "settled: what is not registered by now is gone");
+        self.registry.wait_for(revision).await;
+        Ok(None)
+    }
+
+    async fn leases(&mut self, now: Now) -> Result<Option<Instant>, StoreError> {
+        let lapsed = self.registry.store.lapsed(now).await?;
+        let mut by_service: BTreeMap<ServiceKey, BTreeMap<InstanceKey, u64>> = BTreeMap::new();
+        for (key, epoch) in lapsed.leases {
+            by_service.entry(key.service().clone()).or_default().insert(key, epoch);
+        }
+        for (service, lapsed) in by_service {
+            let verdicts = self.judge(&service, now).await?;
+            for (key, verdict) in verdicts {
+                let Some(epoch) = lapsed.get(&key) else { continue };
+                let lapse = match verdict {
+                    Verdict::Expire => Lapse::Expire,
+                    Verdict::Hold => Lapse::Hold(self.registry.options.suspect_hold),
+                };
+                let plan = plan::lapse(&self.registry.view(), &key, *epoch, lapse, now);
+                self.commit(plan, now).await?;
+            }
+        }
+        if let Some(limit) = now.monotonic.checked_sub(LONGEST_LEASE) {
+            self.guard.forget_before(limit);
+        }
+        Ok(lapsed.next)
+    }
+
+    async fn judge(
+        &mut self,
+        service: &ServiceKey,
+        now: Now,
+    ) -> Result<Vec<(InstanceKey, Verdict)>, StoreError> {
+        let view = self.registry.view();
+        let leases = self.registry.store.leases(service, now).await?.into_iter();
+        let standing = |lease: crate::store::LeaseStatus| Standing {
+            suspect: view.record(&lease.key).is_some_and(|record| record.suspect.is_some()),
+            key: lease.key,
+            ttl: lease.ttl,
+            remaining: lease.remaining,
+        };
+        let leases: Vec<Standing> = leases.map(standing).collect();
+        Ok(self.guard.judge(service, &leases, now.monotonic))
+    }
+
+    async fn by_wall_clock(&self, now: Now) -> Result<Option<Instant>, StoreError> {
+        let kept_since = now.wall.checked_sub(self.registry.options.retention);
+        let due = self.registry.state.lock().due(now.wall, kept_since.unwrap_or(SystemTime::UNIX_EPOCH));
+        for key in due.overrides {
+            self.commit(plan::end_override(&self.registry.view(), &key, now), now).await?;
+        }
+        for service in due.services {
+            let view = self.registry.view();
+            let empty = view.services.get(&service).and_then(|summary| summary.empty.as_ref());
+            let Some(expected) = empty.map(|empty| empty.revision) else { continue };
+            let forget = Plan::Commit(Box::new(Mutation::Forget { service, expected }));
+            self.commit(forget, now).await?;
+        }
+        let until = due.next.map(|at| at.duration_since(now.wall).unwrap_or_default());
+        Ok(until.map(|until| now.monotonic + until))
+    }
+
+    /// Commits, unless something has changed since: then the next sweep sees what there is to do.
+    async fn commit(&self, plan: Plan, now: Now) -> Result<(), StoreError> {
+        let Plan::Commit(mutation) = plan else { return Ok(()) };
+        match self.registry.store.commit(*mutation, now).await {
+            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+}
