@@ -97,7 +97,10 @@ impl Proxy {
     fn at(control_plane: SocketAddr, traffic: &str, admin: &str, more: &[String]) -> Vec<String> {
         let control_plane = format!("http://{control_plane}");
         let mut arguments = strings(&["--control-plane", &control_plane, "--listen", traffic]);
-        arguments.extend(strings(&["--admin-listen", admin, "--threads", "2"]));
+        arguments.extend(strings(&["--admin-listen", admin]));
+        if !more.iter().any(|argument| argument == "--threads") {
+            arguments.extend(strings(&["--threads", "2"]));
+        }
         arguments.extend_from_slice(more);
         arguments
     }

@@ -11,6 +11,7 @@ pub mod api;
 pub mod cluster;
 pub mod http;
 pub mod load;
+pub mod measure;
 pub mod middleman;
 pub mod process;
 pub mod program;

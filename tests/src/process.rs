@@ -174,9 +174,13 @@ impl Process {
     /// # Panics
     /// It does not end.
     pub async fn ended(&mut self) -> ExitStatus {
-        let status = timeout(PATIENCE, self.child.wait()).await;
-        let status = status.unwrap_or_else(|_| panic!("{} does not end", self.program.name()));
-        status.expect("a child can be awaited")
+        let status = timeout(PATIENCE, self.ended_whenever()).await;
+        status.unwrap_or_else(|_| panic!("{} does not end", self.program.name()))
+    }
+
+    /// Waits until it has ended, for as long as that takes.
+    pub async fn ended_whenever(&mut self) -> ExitStatus {
+        self.child.wait().await.expect("a child can be awaited")
     }
 
     fn print_log(&self) {

@@ -3,8 +3,12 @@
 //! Tests run side by side; those whose names say `under_load` are paced, and `WAYPOST_TEST_SOAK=10` makes them
 //! ten times as long (`make soak`).
 
+mod agent;
+mod bad_input;
 mod churn_under_load;
+mod cli;
 mod drain;
+mod first_five_minutes;
 mod ghosts;
 mod injected_faults;
 mod killed_instance;
