@@ -24,12 +24,12 @@ build: setup ## Build every program, optimised, into target/release
 
 test: setup ## Run every test
 	@echo "building"
-	@cargo build --quiet --workspace --bins
-	@cargo test --quiet --workspace --no-run
+	@# Programs and tests in one go: apart, cargo would build what they share twice, with other features.
+	@cargo build --quiet --workspace --bins --tests --examples
 	cargo test --workspace --no-fail-fast
 
 soak: setup ## Run the load tests ten times as long
-	@cargo build --quiet --workspace --bins
+	@cargo build --quiet --workspace --bins --tests
 	WAYPOST_TEST_SOAK=10 cargo test -p waypost-tests --test e2e -- under_load
 
 lint: setup ## Check formatting, lints, licences and banned crates; warnings are errors
