@@ -6,8 +6,17 @@
 //! Deliberately absent: the registry (the control plane's), and registration (the SDK's and the agent's).
 
 pub mod admin;
+mod answer;
 pub mod balance;
+mod forward;
+mod headers;
+mod listener;
 pub mod metrics;
+mod pool;
+pub mod serve;
+mod stream;
 pub mod table;
 pub mod state_dir;
 pub mod subscription;
+pub mod trusted;
+mod upgrade;

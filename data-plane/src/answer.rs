@@ -1,0 +1,186 @@
+//! Answers of the proxy's own: problem details (RFC 9457) with the reason, what it concerns and a way out.
+//!
+//! gRPC clients get the same as a status in the headers, which is what their libraries can read.
+
+use bytes::Bytes;
+use http::{
+    HeaderValue, Method, Response, StatusCode, Version,
+    header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
+};
+use serde_json::json;
+use waypost_proto::reason::{REASON_HEADER, Reason};
+
+use crate::{forward::ResponseBody, serve::RequestScope};
+
+/// Why a request is answered here, in words.
+#[derive(Debug)]
+pub(crate) struct Answer {
+    reason: Reason,
+    detail: String,
+    allow: Option<String>,
+}
+
+/// What of a request decides how it is answered.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Manner {
+    is_head: bool,
+    is_grpc: bool,
+}
+
+impl Manner {
+    pub(crate) fn of<B>(request: &http::Request<B>) -> Self {
+        let is_grpc = request.version() == Version::HTTP_2
+            && request
+                .headers()
+                .get(CONTENT_TYPE)
+                .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
+        Self { is_head: request.method() == Method::HEAD, is_grpc }
+    }
+}
+
+impl Answer {
+    /// An answer. `detail` says what it concerns, why, and what can be done.
+    pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
+        Self { reason, detail: detail.into(), allow: None }
+    }
+
+    /// 405, with the methods that there are.
+    pub(crate) fn method_not_allowed(detail: impl Into<String>, allow: &[&str]) -> Self {
+        Self { reason: Reason::MethodNotAllowed, detail: detail.into(), allow: Some(allow.join(", ")) }
+    }
+
+    /// The response, which counts as an answer with this reason.
+    pub(crate) fn into_response(self, manner: Manner, scope: RequestScope) -> Response<ResponseBody> {
+        scope.worker.metrics.answered(self.reason);
+        let mut response = if manner.is_grpc { self.grpc() } else { self.problem(manner.is_head) };
+        let headers = response.headers_mut();
+        headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason.name()));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        scope.set_status(response.status());
+        response.map(|bytes| ResponseBody::own(bytes, scope))
+    }
+
+    fn problem(&self, is_head: bool) -> Response<Bytes> {
+        let body = self.body();
+        let length = body.len();
+        let mut response = Response::new(if is_head { Bytes::new() } else { body });
+        *response.status_mut() = self.reason.status();
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
+        if self.reason.status() == StatusCode::SERVICE_UNAVAILABLE {
+            headers.insert(RETRY_AFTER, HeaderValue::from_static("1"));
+        }
+        if let Some(allow) = self.allow.as_deref().and_then(|allow| HeaderValue::try_from(allow).ok()) {
+            headers.insert(ALLOW, allow);
+        }
+        response
+    }
+
+    fn body(&self) -> Bytes {
+        let status = self.reason.status();
+        let body = json!({
+            "type": "about:blank",
+            "title": status.canonical_reason().unwrap_or("Error"),
+            "status": status.as_u16(),
+            "detail": self.detail,
+            "reason": self.reason.name(),
+        });
+        Bytes::from(body.to_string())
+    }
+
+    /// A response of headers alone, which carry the status as the gRPC protocol asks for.
+    fn grpc(&self) -> Response<Bytes> {
+        let mut response = Response::new(Bytes::new());
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
+        headers.insert("grpc-status", HeaderValue::from_static(grpc_status(self.reason)));
+        let message = percent_encoded(&self.detail);
+        if let Ok(message) = HeaderValue::try_from(message) {
+            headers.insert("grpc-message", message);
+        }
+        response
+    }
+}
+
+/// The whole answer to a head that did not come in time, as bytes: hyper has no request to answer.
+pub(crate) fn header_timeout(limit: std::time::Duration) -> Vec<u8> {
+    let detail = format!("the request's head was not complete after {limit:?}; send it faster");
+    let answer = Answer::new(Reason::ClientTimeout, detail);
+    let body = answer.body();
+    let mut bytes = format!(
+        "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
+         {REASON_HEADER}: {}\r\ncache-control: no-store\r\nconnection: close\r\n\r\n",
+        answer.reason.status(),
+        body.len(),
+        answer.reason.name(),
+    )
+    .into_bytes();
+    bytes.extend_from_slice(&body);
+    bytes
+}
+
+/// The status code that gRPC's mapping of HTTP statuses gives (grpc/doc/http-grpc-status-mapping.md), and
+/// RESOURCE_EXHAUSTED, DEADLINE_EXCEEDED and INTERNAL where the reason says more than the HTTP status.
+fn grpc_status(reason: Reason) -> &'static str {
+    match reason {
+        Reason::NoRoute | Reason::MethodNotAllowed => "12",
+        Reason::NoHealthyInstance
+        | Reason::UpstreamConnect
+        | Reason::UpstreamClosed
+        | Reason::UpstreamProtocol
+        | Reason::NoTable
+        | Reason::Overloaded => "14",
+        Reason::UpstreamTimeout => "4",
+        Reason::BadRequest | Reason::Internal => "13",
+        Reason::ClientTimeout => "1",
+        Reason::HeadersTooLarge | Reason::RateLimited => "8",
+    }
+}
+
+/// gRPC's encoding of messages: printable ASCII as it is, all else and `%` as `%XX`.
+fn percent_encoded(text: &str) -> String {
+    let mut encoded = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        match byte {
+            b' '..=b'~' if byte != b'%' => encoded.push(char::from(byte)),
+            _ => encoded.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    encoded
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_of_any_text_fits_into_a_header() {
+        assert_eq!(percent_encoded("50% of \"ä\"\n"), "50%25 of \"%C3%A4\"%0A");
+    }
+
+    #[test]
+    fn a_problem_names_its_reason_and_is_no_body_for_head() {
+        let answer = Answer::method_not_allowed("no DELETE for /users", &["GET", "HEAD"]);
+        let response = answer.problem(false);
+        let body: serde_json::Value = serde_json::from_slice(response.body()).expect("JSON");
+        assert_eq!(body["reason"], "method_not_allowed");
+        assert_eq!(body["status"], 405);
+        assert_eq!(response.headers()[ALLOW], "GET, HEAD");
+        assert_eq!(response.headers()[CONTENT_LENGTH], response.body().len().to_string());
+
+        let head = answer.problem(true);
+        assert!(head.body().is_empty());
+        assert_eq!(head.headers()[CONTENT_LENGTH], response.headers()[CONTENT_LENGTH]);
+    }
+
+    #[test]
+    fn the_answer_to_a_slow_head_is_a_complete_response() {
+        let bytes = header_timeout(std::time::Duration::from_secs(15));
+        let text = String::from_utf8(bytes).expect("text");
+        let (head, body) = text.split_once("\r\n\r\n").expect("a head and a body");
+        assert!(head.starts_with("HTTP/1.1 408 Request Timeout\r\n"), "{head}");
+        assert!(head.contains(&format!("content-length: {}", body.len())), "{head}");
+        assert!(body.contains("15s"), "{body}");
+    }
+}

@@ -1,0 +1,226 @@
+//! A client's body on its way to an instance.
+//!
+//! The body itself stays with the request ([`BodySource`]); what is given to a connection ([`RequestBody`]) only
+//! reads from it. So a body that no byte was read of is still there for the next attempt.
+//!
+//! A client that expects a 100 (RFC 9110, section 10.1.1) is left waiting until the instance has said so, too: its
+//! body is not touched before, and hyper says 100 to the client when it first is. An instance that says nothing
+//! gets the body after a second, as clients themselves do.
+
+use std::{
+    cell::{Cell, RefCell},
+    future::Future,
+    pin::Pin,
+    rc::Rc,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    task::{Context, Poll},
+    time::Duration,
+};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::{sync::Notify, time::Sleep};
+
+use crate::serve::{IdleTimer, RequestScope, Worker};
+
+/// How long an instance may think about an expectation.
+const CONTINUE_WAIT: Duration = Duration::from_secs(1);
+
+/// Why a client's body ended early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum BodyFailure {
+    /// The client went away, or what it sent is malformed.
+    #[error("the client's body broke off")]
+    Broken,
+    /// The client paused for too long.
+    #[error("the client's body stalled")]
+    Stalled,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Progress {
+    Untouched,
+    Begun,
+    Complete,
+}
+
+/// A client's body.
+pub(crate) struct BodySource {
+    incoming: RefCell<Incoming>,
+    progress: Cell<Progress>,
+    failure: Cell<Option<BodyFailure>>,
+    completed: Notify,
+    gate: Option<Arc<ContinueGate>>,
+    idle: RefCell<IdleTimer>,
+    worker: Rc<Worker>,
+}
+
+impl BodySource {
+    pub(super) fn new(incoming: Incoming, gate: Option<Arc<ContinueGate>>, scope: &RequestScope) -> Rc<Self> {
+        Rc::new(Self {
+            incoming: RefCell::new(incoming),
+            progress: Cell::new(Progress::Untouched),
+            failure: Cell::new(None),
+            completed: Notify::new(),
+            gate,
+            idle: RefCell::default(),
+            worker: Rc::clone(&scope.worker),
+        })
+    }
+
+    /// Whether some of it was read, so that it cannot be sent again.
+    pub(super) fn has_begun(&self) -> bool {
+        self.progress.get() != Progress::Untouched
+    }
+
+    /// Whether all of it was read.
+    pub(super) fn is_complete(&self) -> bool {
+        self.progress.get() == Progress::Complete
+    }
+
+    /// Whether some of it is still to be read, and nothing holds it back.
+    pub(super) fn is_flowing(&self) -> bool {
+        !self.is_complete() && self.gate.as_ref().is_none_or(|gate| gate.is_open())
+    }
+
+    /// Waits until all of it was read.
+    pub(super) async fn completed(&self) {
+        while !self.is_complete() {
+            self.completed.notified().await;
+        }
+    }
+
+    /// Why it ended early, if it did.
+    pub(super) fn failure(&self) -> Option<BodyFailure> {
+        self.failure.get()
+    }
+
+    /// What holds it back until the instance asks for it.
+    pub(super) fn gate(&self) -> Option<Arc<ContinueGate>> {
+        self.gate.clone()
+    }
+
+    fn poll_frame(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        let mut incoming = self.incoming.borrow_mut();
+        let mut idle = self.idle.borrow_mut();
+        match Pin::new(&mut *incoming).poll_frame(context) {
+            Poll::Ready(Some(Ok(frame))) => {
+                idle.progress();
+                self.progress.set(Progress::Begun);
+                if let Some(data) = frame.data_ref() {
+                    self.worker.metrics.received(data.len() as u64);
+                }
+                if frame.is_trailers() || incoming.is_end_stream() {
+                    self.complete();
+                }
+                Poll::Ready(Some(Ok(frame)))
+            }
+            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.fail(BodyFailure::Broken)))),
+            Poll::Ready(None) => {
+                self.complete();
+                Poll::Ready(None)
+            }
+            Poll::Pending => idle
+                .poll_expired(context, self.worker.config.timeouts.stream_idle)
+                .map(|()| Some(Err(self.fail(BodyFailure::Stalled)))),
+        }
+    }
+
+    fn complete(&self) {
+        self.progress.set(Progress::Complete);
+        self.completed.notify_one();
+    }
+
+    fn fail(&self, failure: BodyFailure) -> BodyFailure {
+        self.failure.set(Some(failure));
+        failure
+    }
+}
+
+/// What an attempt reads of a client's body.
+pub(crate) struct RequestBody {
+    source: Option<Rc<BodySource>>,
+    /// Opens the gate of an instance that says nothing.
+    patience: Option<Pin<Box<Sleep>>>,
+}
+
+impl RequestBody {
+    pub(super) fn new(source: Option<Rc<BodySource>>) -> Self {
+        Self { source, patience: None }
+    }
+}
+
+impl Body for RequestBody {
+    type Data = Bytes;
+    type Error = BodyFailure;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        let Self { source, patience } = &mut *self;
+        let Some(source) = source else { return Poll::Ready(None) };
+        if let Some(gate) = &source.gate
+            && gate.poll_open(context).is_pending()
+        {
+            let patience = patience.get_or_insert_with(|| Box::pin(tokio::time::sleep(CONTINUE_WAIT)));
+            if gate.is_shut() || patience.as_mut().poll(context).is_pending() {
+                return Poll::Pending;
+            }
+            gate.open();
+        }
+        source.poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.source.as_ref().is_none_or(|source| source.incoming.borrow().is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.source.as_ref().map_or(SizeHint::with_exact(0), |source| source.incoming.borrow().size_hint())
+    }
+}
+
+/// Holds a body back until the instance has said 100.
+#[derive(Debug, Default)]
+pub(crate) struct ContinueGate {
+    open: AtomicBool,
+    /// Set when the final answer came first: the body is not wanted.
+    shut: AtomicBool,
+    waker: AtomicWaker,
+}
+
+impl ContinueGate {
+    /// Lets the body pass.
+    pub(super) fn open(&self) {
+        self.open.store(true, Ordering::Release);
+        self.waker.wake();
+    }
+
+    /// Keeps the body back for good, unless it passes already.
+    pub(super) fn shut(&self) {
+        self.shut.store(true, Ordering::Release);
+    }
+
+    /// As it was before an instance had said anything. An open gate stays open: the client was told to send.
+    pub(super) fn reset(&self) {
+        self.shut.store(false, Ordering::Release);
+    }
+
+    fn is_open(&self) -> bool {
+        self.open.load(Ordering::Acquire)
+    }
+
+    fn is_shut(&self) -> bool {
+        self.shut.load(Ordering::Acquire)
+    }
+
+    fn poll_open(&self, context: &Context<'_>) -> Poll<()> {
+        self.waker.register(context.waker());
+        if self.is_open() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}

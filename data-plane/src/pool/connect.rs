@@ -1,0 +1,61 @@
+//! A TCP connection to an instance.
+//!
+//! A DNS name is looked up for each connection, so that what it names may move; its addresses are tried in the
+//! order in which they come. All of it shares one time limit.
+
+use std::{io, net::SocketAddr, time::Duration};
+
+use tokio::{
+    net::{TcpStream, lookup_host},
+    time::timeout,
+};
+use waypost_proto::address::Address;
+
+/// Why there is no connection.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum ConnectError {
+    /// It took too long.
+    #[error("not connected after {0:?}")]
+    Timeout(Duration),
+    /// The name leads nowhere.
+    #[error("the name cannot be resolved: {0}")]
+    Lookup(io::Error),
+    /// Nobody answers there, or not as it should.
+    #[error("{0}")]
+    Refused(io::Error),
+    /// The instance does not begin HTTP/2.
+    #[error("no HTTP/2 there: {0}")]
+    Handshake(hyper::Error),
+    /// Another request's attempt, which this one waited for, has failed.
+    #[error("{0}")]
+    Shared(String),
+}
+
+/// Connects.
+pub(super) async fn connect(address: &Address, limit: Duration) -> Result<TcpStream, ConnectError> {
+    let connected = async {
+        match address.socket_addr() {
+            Some(address) => connect_to(address).await.map_err(ConnectError::Refused),
+            None => connect_by_name(address).await,
+        }
+    };
+    timeout(limit, connected).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+}
+
+async fn connect_by_name(address: &Address) -> Result<TcpStream, ConnectError> {
+    let found = lookup_host((address.host(), address.port())).await.map_err(ConnectError::Lookup)?;
+    let mut failed = ConnectError::Lookup(io::Error::from(io::ErrorKind::NotFound));
+    for address in found {
+        match connect_to(address).await {
+            Ok(stream) => return Ok(stream),
+            Err(error) => failed = ConnectError::Refused(error),
+        }
+    }
+    Err(failed)
+}
+
+async fn connect_to(address: SocketAddr) -> io::Result<TcpStream> {
+    let stream = TcpStream::connect(address).await?;
+    stream.set_nodelay(true)?;
+    Ok(stream)
+}

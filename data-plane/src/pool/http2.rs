@@ -1,0 +1,206 @@
+//! HTTP/2 connections to an instance, shared by the requests of one worker.
+//!
+//! Requests that come while a connection is being made wait for it instead of making their own. A further
+//! connection is made only when all carry as many streams as most servers allow.
+
+use std::{
+    cell::{Cell, RefCell},
+    rc::Rc,
+    time::{Duration, Instant},
+};
+
+use http::{Request, Response};
+use hyper::{
+    body::Incoming,
+    client::conn::http2::{Builder, SendRequest},
+};
+use hyper_util::rt::{TokioIo, TokioTimer};
+use tokio::{sync::Notify, time::timeout};
+use waypost_proto::address::Address;
+
+use super::{ConnectError, SendError, connect};
+use crate::{
+    forward::RequestBody,
+    serve::{LocalExecutor, ServeConfig},
+};
+
+/// Streams beyond which another connection is made: what RFC 9113 asks servers to allow at least.
+const STREAMS: u32 = 100;
+/// How many connections a request waits for, where each is closed or full by the time it is its turn.
+const DIALS: usize = 3;
+/// How often an instance is asked whether it is there, and how long it has to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(15);
+const PING_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// One HTTP/2 connection.
+#[derive(Clone)]
+pub(crate) struct Http2 {
+    sender: SendRequest<RequestBody>,
+    load: Rc<Load>,
+}
+
+/// How much a connection carries.
+struct Load {
+    streams: Cell<u32>,
+    /// When the last stream ended.
+    idle_since: Cell<Instant>,
+}
+
+/// A stream's place on a connection, given back when dropped.
+pub(crate) struct StreamPermit(Rc<Load>);
+
+/// A connection with a place on it, and whether it was there before.
+pub(crate) struct Dialled {
+    pub(crate) connection: Http2,
+    pub(crate) permit: StreamPermit,
+    pub(crate) reused: bool,
+}
+
+/// The HTTP/2 connections to one endpoint.
+#[derive(Default)]
+pub(super) struct SharedHttp2 {
+    connections: RefCell<Vec<Http2>>,
+    dialling: RefCell<Option<Rc<Dialling>>>,
+}
+
+/// A connection being made.
+#[derive(Default)]
+struct Dialling {
+    over: Notify,
+    failed: RefCell<Option<String>>,
+}
+
+/// Begins HTTP/2 on sockets.
+#[derive(Clone)]
+pub(super) struct Dialler {
+    builder: Builder<LocalExecutor>,
+}
+
+impl Dialler {
+    pub(super) fn new(config: &ServeConfig) -> Self {
+        let mut builder = Builder::new(LocalExecutor);
+        builder
+            .timer(TokioTimer::new())
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT)
+            .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
+        Self { builder }
+    }
+
+    async fn dial(&self, address: &Address, limit: Duration) -> Result<Http2, ConnectError> {
+        let stream = connect::connect(address, limit).await?;
+        let begun = timeout(limit, self.builder.handshake(TokioIo::new(stream))).await;
+        let (sender, connection) =
+            begun.map_err(|_| ConnectError::Timeout(limit))?.map_err(ConnectError::Handshake)?;
+        tokio::task::spawn_local(async move {
+            // How it ended is told to the streams that it carries.
+            let _ = connection.await;
+        });
+        let load = Load { streams: Cell::new(0), idle_since: Cell::new(Instant::now()) };
+        Ok(Http2 { sender, load: Rc::new(load) })
+    }
+}
+
+impl SharedHttp2 {
+    pub(super) fn new() -> Rc<Self> {
+        Rc::default()
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        self.connections.borrow().is_empty() && self.dialling.borrow().is_none()
+    }
+
+    /// A place on the connection that carries least, or on a new one.
+    pub(super) async fn stream(
+        self: Rc<Self>,
+        address: &Address,
+        dialler: &Dialler,
+        limit: Duration,
+        most: usize,
+    ) -> Result<Dialled, ConnectError> {
+        if let Some(dialled) = self.place(true, most) {
+            return Ok(dialled);
+        }
+        for _ in 0..DIALS {
+            let dialling = self.dial(address, dialler, limit);
+            dialling.over.notified().await;
+            if let Some(why) = &*dialling.failed.borrow() {
+                return Err(ConnectError::Shared(why.clone()));
+            }
+            if let Some(dialled) = self.place(false, most) {
+                return Ok(dialled);
+            }
+        }
+        Err(ConnectError::Shared("connections were closed as soon as they were made".to_owned()))
+    }
+
+    fn place(&self, reused: bool, most: usize) -> Option<Dialled> {
+        let mut connections = self.connections.borrow_mut();
+        connections.retain(|connection| !connection.sender.is_closed());
+        let least = connections.iter().min_by_key(|connection| connection.load.streams.get())?;
+        let full = least.load.streams.get() >= STREAMS;
+        (!full || connections.len() >= most.max(1)).then(|| {
+            let load = Rc::clone(&least.load);
+            load.streams.set(load.streams.get() + 1);
+            Dialled { connection: least.clone(), permit: StreamPermit(load), reused }
+        })
+    }
+
+    /// Joins the attempt that is under way, or begins one in a task of its own: it is to go on where the request
+    /// that began it goes away.
+    fn dial(self: &Rc<Self>, address: &Address, dialler: &Dialler, limit: Duration) -> Rc<Dialling> {
+        if let Some(dialling) = &*self.dialling.borrow() {
+            return Rc::clone(dialling);
+        }
+        let dialling = Rc::new(Dialling::default());
+        *self.dialling.borrow_mut() = Some(Rc::clone(&dialling));
+        let (shared, address, dialler) = (Rc::clone(self), address.clone(), dialler.clone());
+        let begun = Rc::clone(&dialling);
+        tokio::task::spawn_local(async move {
+            match dialler.dial(&address, limit).await {
+                Ok(connection) => shared.connections.borrow_mut().push(connection),
+                Err(error) => *begun.failed.borrow_mut() = Some(error.to_string()),
+            }
+            *shared.dialling.borrow_mut() = None;
+            begun.over.notify_waiters();
+        });
+        dialling
+    }
+
+    /// Closes connections that have been idle for `limit`.
+    pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
+        self.connections.borrow_mut().retain(|connection| {
+            let load = &connection.load;
+            let idle = load.streams.get() == 0 && now.saturating_duration_since(load.idle_since.get()) >= limit;
+            !idle && !connection.sender.is_closed()
+        });
+    }
+}
+
+impl Http2 {
+    /// Sends a request and waits for the answer's head. `limit` counts from when `is_sent` says so.
+    pub(crate) async fn send(
+        &mut self,
+        request: Request<RequestBody>,
+        limit: Duration,
+        is_sent: impl AsyncFn(),
+    ) -> Result<Response<Incoming>, SendError> {
+        let answer = self.sender.try_send_request(request);
+        let late = async {
+            is_sent().await;
+            tokio::time::sleep(limit).await;
+        };
+        tokio::select! {
+            biased;
+            answered = answer => answered.map_err(SendError::from_hyper),
+            () = late => Err(SendError::Timeout),
+        }
+    }
+}
+
+impl Drop for StreamPermit {
+    fn drop(&mut self) {
+        self.0.streams.set(self.0.streams.get() - 1);
+        self.0.idle_since.set(Instant::now());
+    }
+}

@@ -1,0 +1,128 @@
+//! Connections to instances: one worker's, by endpoint.
+//!
+//! HTTP/1.1 connections are kept while idle and taken last in, first out, so that those that are not needed
+//! run into their timeout. HTTP/2 connections are shared. Connections belong to an endpoint, which is a process
+//! at an address: another epoch is another endpoint and gets connections of its own.
+//!
+//! Deliberately absent: a limit of connections to an instance, which belongs to a policy.
+
+mod connect;
+mod http1;
+mod http2;
+
+use std::{
+    cell::RefCell,
+    collections::HashMap,
+    rc::Rc,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+pub(crate) use self::{
+    connect::ConnectError,
+    http1::{Http1, SendError},
+    http2::StreamPermit,
+};
+use self::{
+    http1::IdleHttp1,
+    http2::{Dialled, SharedHttp2},
+};
+use crate::{
+    serve::{PoolLimits, ServeConfig},
+    table::{EndpointId, EndpointState},
+};
+
+/// One worker's connections to instances.
+pub(crate) struct Pools {
+    limits: PoolLimits,
+    connect_timeout: Duration,
+    http1: http1::Dialler,
+    http2: http2::Dialler,
+    endpoints: RefCell<HashMap<EndpointId, EndpointPool>>,
+}
+
+/// The connections to one endpoint.
+struct EndpointPool {
+    endpoint: Arc<EndpointState>,
+    idle: Vec<IdleHttp1>,
+    shared: Rc<SharedHttp2>,
+}
+
+impl Pools {
+    pub(crate) fn new(config: &ServeConfig) -> Self {
+        Self {
+            limits: config.pool,
+            connect_timeout: config.timeouts.connect,
+            http1: http1::Dialler::new(config),
+            http2: http2::Dialler::new(config),
+            endpoints: RefCell::default(),
+        }
+    }
+
+    /// An idle connection that is still open, the one used last.
+    pub(crate) fn idle_http1(&self, endpoint: &EndpointState) -> Option<Box<Http1>> {
+        let mut endpoints = self.endpoints.borrow_mut();
+        let idle = &mut endpoints.get_mut(&endpoint.id())?.idle;
+        loop {
+            let mut connection = idle.pop()?.into_connection();
+            if connection.is_usable() {
+                return Some(connection);
+            }
+        }
+    }
+
+    /// A new connection, whatever is idle.
+    pub(crate) async fn connect_http1(&self, endpoint: &EndpointState) -> Result<Box<Http1>, ConnectError> {
+        let stream = connect::connect(endpoint.address(), self.connect_timeout).await?;
+        self.http1.begin(stream).await
+    }
+
+    /// Keeps a connection for the next request, unless there are enough or it is not wanted any more.
+    pub(crate) fn keep_http1(&self, endpoint: &Arc<EndpointState>, connection: Box<Http1>, now: Instant) {
+        if endpoint.is_draining() {
+            return;
+        }
+        let mut endpoints = self.endpoints.borrow_mut();
+        let pool = endpoints.entry(endpoint.id()).or_insert_with(|| EndpointPool::new(endpoint));
+        if pool.idle.len() < self.limits.max_idle {
+            pool.idle.push(IdleHttp1::new(connection, now, self.limits.idle_timeout));
+        }
+    }
+
+    /// A stream's place on an HTTP/2 connection, which is made if there is none.
+    pub(crate) async fn http2(&self, endpoint: &Arc<EndpointState>) -> Result<Dialled, ConnectError> {
+        let shared = {
+            let mut endpoints = self.endpoints.borrow_mut();
+            let pool = endpoints.entry(endpoint.id()).or_insert_with(|| EndpointPool::new(endpoint));
+            Rc::clone(&pool.shared)
+        };
+        let address = endpoint.address();
+        shared.stream(address, &self.http2, self.connect_timeout, self.limits.http2_connections).await
+    }
+
+    /// Closes what has been idle for too long, what its peer has closed, and what leads to draining endpoints.
+    pub(crate) fn sweep(&self, now: Instant) {
+        self.endpoints.borrow_mut().retain(|_, pool| {
+            if pool.endpoint.is_draining() {
+                pool.idle.clear();
+            }
+            pool.idle.retain_mut(|idle| idle.is_worth_keeping(now));
+            let limit = if pool.endpoint.is_draining() { Duration::ZERO } else { self.limits.idle_timeout };
+            pool.shared.close_idle(now, limit);
+            !(pool.idle.is_empty() && pool.shared.is_empty())
+        });
+    }
+
+    /// Closes all idle connections.
+    pub(crate) fn close_idle(&self) {
+        for pool in self.endpoints.borrow_mut().values_mut() {
+            pool.idle.clear();
+        }
+    }
+}
+
+impl EndpointPool {
+    fn new(endpoint: &Arc<EndpointState>) -> Self {
+        Self { endpoint: Arc::clone(endpoint), idle: Vec::new(), shared: SharedHttp2::new() }
+    }
+}

@@ -1,0 +1,224 @@
+//! One client connection: find out what it speaks, serve it, end it in a way that loses no answer.
+//!
+//! HTTP/2 begins with a preface that is no HTTP/1.1 request (RFC 9113, section 3.4), so both can share a port.
+//!
+//! Deliberately absent: `Upgrade: h2c`, which RFC 9113 has retired and which lets requests be smuggled past
+//! proxies.
+
+use std::{
+    future::poll_fn,
+    net::Shutdown,
+    pin::Pin,
+    rc::Rc,
+    task::Poll,
+    time::Duration,
+};
+
+use bytes::{Bytes, BytesMut};
+use hyper::{
+    server::conn::{http1, http2},
+    service::service_fn,
+};
+use hyper_util::rt::TokioTimer;
+use socket2::{SockRef, TcpKeepalive};
+use tokio::{
+    io::{AsyncReadExt, copy, sink},
+    net::TcpStream,
+    time::timeout,
+};
+use waypost_proto::reason::Reason;
+
+use super::{
+    ClientConnection, LocalExecutor, ServeConfig, Worker,
+    client::Phase,
+    worker::Admitted,
+};
+use crate::{answer, forward, stream::ClientStream, upgrade};
+
+/// How an HTTP/2 connection begins.
+const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+/// What is read to begin with; most requests fit in.
+const FIRST_READ: usize = 4096;
+/// A peer that vanished without a word is noticed after this and a few probes.
+const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
+/// How often an HTTP/2 client is asked whether it is there, and how long it has to answer.
+const PING_INTERVAL: Duration = Duration::from_secs(30);
+const PING_TIMEOUT: Duration = Duration::from_secs(20);
+/// How long bytes that nobody wants are read off after the last answer, so that the client can read it:
+/// closing with unread bytes would reset the connection (RFC 9112, section 9.6).
+const LINGER: Duration = Duration::from_secs(2);
+/// How many bytes are read off at most.
+const LINGER_BYTES: u64 = 1 << 20;
+
+/// hyper's settings, made once for each worker.
+pub(super) struct Protocols {
+    http1: http1::Builder,
+    http2: http2::Builder<LocalExecutor>,
+}
+
+impl Protocols {
+    pub(super) fn new(config: &ServeConfig) -> Self {
+        let limits = config.limits;
+        let mut http1 = http1::Builder::new();
+        // Heads are timed by the sweep: hyper's own timer would be set anew for every request.
+        http1.header_read_timeout(None);
+        http1.max_buf_size(limits.header_bytes.max(8192)).max_header_size(limits.header_bytes);
+        if limits.headers != 100 {
+            http1.max_headers(limits.headers);
+        }
+        let mut http2 = http2::Builder::new(LocalExecutor);
+        http2
+            .timer(TokioTimer::new())
+            .max_concurrent_streams(limits.http2_streams)
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
+            .keep_alive_interval(PING_INTERVAL)
+            .keep_alive_timeout(PING_TIMEOUT);
+        Self { http1, http2 }
+    }
+}
+
+/// Serves a connection to its end.
+pub(super) async fn serve(admitted: Admitted, mut socket: TcpStream) {
+    // Neither is worth refusing a client for.
+    let _ = socket.set_nodelay(true);
+    let _ = SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE));
+    let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
+    let Some((prefix, is_http2)) = until_expired(&client, sniff(&mut socket)).await else { return };
+    let stream = ClientStream::new(socket, prefix, Rc::clone(&client), Rc::clone(&worker));
+    if is_http2 {
+        serve_http2(&worker, &client, stream).await;
+    } else {
+        serve_http1(admitted, stream).await;
+    }
+}
+
+/// Reads until it is certain whether the client speaks HTTP/2. `None`: it went away.
+async fn sniff(socket: &mut TcpStream) -> Option<(Bytes, bool)> {
+    let mut prefix = BytesMut::with_capacity(FIRST_READ);
+    loop {
+        if socket.read_buf(&mut prefix).await.ok()? == 0 {
+            return None;
+        }
+        let compared = prefix.len().min(PREFACE.len());
+        if prefix[..compared] != PREFACE[..compared] {
+            return Some((prefix.freeze(), false));
+        }
+        if compared == PREFACE.len() {
+            return Some((prefix.freeze(), true));
+        }
+    }
+}
+
+/// Waits for a future, but not for longer than the client may wait. `None`: the connection expired.
+async fn until_expired<T>(client: &ClientConnection, future: impl Future<Output = Option<T>>) -> Option<T> {
+    let mut future = std::pin::pin!(future);
+    poll_fn(|context| {
+        client.register(context.waker());
+        if client.expired().is_some() {
+            return Poll::Ready(None);
+        }
+        future.as_mut().poll(context)
+    })
+    .await
+}
+
+async fn serve_http1(admitted: Admitted, stream: ClientStream) {
+    let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
+    let service = service_fn(|request| forward::handle(Rc::clone(&worker), Rc::clone(&client), request));
+    let mut connection = worker.protocols.http1.serve_connection(stream, service);
+    let mut told = false;
+    let ended = poll_fn(|context| {
+        client.register(context.waker());
+        // A request that has arrived is begun before the connection is told to end.
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+            return Poll::Ready(Some(ended));
+        }
+        if client.expired().is_some() {
+            return Poll::Ready(None);
+        }
+        if worker.is_winding_down() && client.is_used() && !told {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            return Pin::new(&mut connection).poll(context).map(Some);
+        }
+        Poll::Pending
+    })
+    .await;
+    let switched = client.take_switched(worker.now());
+    let parts = connection.into_parts();
+    let socket = parts.io.into_socket();
+    match ended {
+        Some(Ok(())) => match switched {
+            // The tunnel is a task of its own: it copies as fast as it can and must yield to others.
+            Some(switched) => {
+                worker.metrics.upgraded();
+                tokio::task::spawn_local(async move {
+                    upgrade::run(socket, parts.read_buf, *switched).await;
+                    drop(admitted);
+                });
+            }
+            None => linger(socket).await,
+        },
+        Some(Err(error)) => end_with_error(&worker, socket, &error).await,
+        None => end_expired(&worker, &client, socket).await,
+    }
+}
+
+/// Ends a connection that hyper gave up.
+async fn end_with_error(worker: &Worker, socket: TcpStream, error: &hyper::Error) {
+    if error.is_parse() {
+        // hyper has answered 400, 414 or 431 already.
+        let reason = if error.is_parse_too_large() { Reason::HeadersTooLarge } else { Reason::BadRequest };
+        worker.metrics.answered(reason);
+        linger(socket).await;
+    } else if error.is_user() {
+        abort(&socket);
+    }
+}
+
+async fn end_expired(worker: &Worker, client: &ClientConnection, socket: TcpStream) {
+    match client.expired() {
+        Some(Phase::Head) => {
+            worker.metrics.answered(Reason::ClientTimeout);
+            // One attempt: a client that does not read either gets no more of our time.
+            let _ = socket.try_write(&answer::header_timeout(worker.config.timeouts.client_header));
+            linger(socket).await;
+        }
+        Some(Phase::Busy) => abort(&socket),
+        Some(Phase::Waiting | Phase::Tunnel) | None => {}
+    }
+}
+
+async fn serve_http2(worker: &Rc<Worker>, client: &Rc<ClientConnection>, stream: ClientStream) {
+    client.set_multiplexed();
+    let service = service_fn(|request| forward::handle(Rc::clone(worker), Rc::clone(client), request));
+    let mut connection = worker.protocols.http2.serve_connection(stream, service);
+    let mut told = false;
+    // What went wrong with a connection is the client's to know; each stream was told.
+    let _ = poll_fn(|context| {
+        client.register(context.waker());
+        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
+            return Poll::Ready(ended);
+        }
+        if !told && (client.expired().is_some() || (worker.is_winding_down() && client.is_used())) {
+            told = true;
+            Pin::new(&mut connection).graceful_shutdown();
+            return Pin::new(&mut connection).poll(context);
+        }
+        Poll::Pending
+    })
+    .await;
+}
+
+/// Resets the connection, so that an answer that was cut short cannot be taken for a complete one.
+fn abort(socket: &TcpStream) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+}
+
+/// Says that nothing more will come, and reads off what the client has still sent, for a while.
+async fn linger(mut socket: TcpStream) {
+    // The other end may be gone already, which is as good.
+    let _ = SockRef::from(&socket).shutdown(Shutdown::Write);
+    let mut rest = (&mut socket).take(LINGER_BYTES);
+    let _ = timeout(LINGER, copy(&mut rest, &mut sink())).await;
+}

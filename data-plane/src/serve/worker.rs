@@ -1,0 +1,248 @@
+//! A worker: one thread with all that it needs to serve, and its life from the first accept to the last answer.
+
+use std::{
+    cell::{Cell, RefCell},
+    collections::HashMap,
+    io,
+    net::SocketAddr,
+    rc::Rc,
+    sync::Arc,
+    task::{Context, Poll, Waker},
+    time::{Duration, Instant},
+};
+
+use fastrand::Rng;
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{Notify, watch},
+    time::{MissedTickBehavior, interval, sleep, timeout_at},
+};
+
+use super::{
+    ServeConfig, ShutdownReport,
+    client::{ClientConnection, Phase},
+    connection,
+};
+use crate::{
+    metrics,
+    pool::Pools,
+    table::{SharedTable, Table, TableReader},
+};
+
+/// The longest time between two sweeps; timeouts are exact to this.
+const SWEEP: Duration = Duration::from_millis(250);
+/// How long a client that was accepted during the shutdown has for its first request.
+const FIRST_REQUEST_GRACE: Duration = Duration::from_secs(1);
+/// How long to wait after an accept failed because something ran out, file descriptors above all.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// Stop, and be done at this time.
+pub(super) type StopAt = Option<Instant>;
+
+/// One thread's share of the proxy.
+pub(crate) struct Worker {
+    pub(crate) config: ServeConfig,
+    pub(crate) pools: Pools,
+    pub(crate) metrics: Arc<metrics::Worker>,
+    pub(super) protocols: connection::Protocols,
+    pub(crate) rng: RefCell<Rng>,
+    reader: RefCell<TableReader>,
+    /// The table that the reader last saw. Requests share it by counting on this thread only.
+    held: RefCell<Option<Rc<Arc<Table>>>>,
+    now: Cell<Instant>,
+    winding_down: Cell<bool>,
+    clients: RefCell<HashMap<u64, Rc<ClientConnection>>>,
+    next_client: Cell<u64>,
+    all_gone: Notify,
+}
+
+impl Worker {
+    pub(super) fn new(config: ServeConfig, table: &SharedTable, metrics: Arc<metrics::Worker>) -> Rc<Self> {
+        Rc::new(Self {
+            pools: Pools::new(&config),
+            protocols: connection::Protocols::new(&config),
+            config,
+            metrics,
+            rng: RefCell::new(Rng::new()),
+            reader: RefCell::new(table.reader()),
+            held: RefCell::new(None),
+            now: Cell::new(Instant::now()),
+            winding_down: Cell::new(false),
+            clients: RefCell::default(),
+            next_client: Cell::new(0),
+            all_gone: Notify::new(),
+        })
+    }
+
+    /// The current table, to be held for as long as a request needs it.
+    pub(crate) fn table(&self) -> Option<Rc<Arc<Table>>> {
+        let mut reader = self.reader.borrow_mut();
+        let current = reader.load()?;
+        let mut held = self.held.borrow_mut();
+        match &*held {
+            Some(table) if Arc::ptr_eq(table, current) => Some(Rc::clone(table)),
+            _ => {
+                let table = Rc::new(Arc::clone(current));
+                *held = Some(Rc::clone(&table));
+                Some(table)
+            }
+        }
+    }
+
+    /// The time of the latest sweep: cheap, and late by at most [`SWEEP`].
+    pub(crate) fn now(&self) -> Instant {
+        self.now.get()
+    }
+
+    /// Whether connections are to end with the answer that they carry.
+    pub(crate) fn is_winding_down(&self) -> bool {
+        self.winding_down.get()
+    }
+
+    /// Keeps account of a connection until the value is dropped.
+    pub(super) fn admit(self: &Rc<Self>, peer: SocketAddr) -> Admitted {
+        let client = ClientConnection::new(peer, self);
+        let id = self.next_client.get();
+        self.next_client.set(id + 1);
+        self.clients.borrow_mut().insert(id, Rc::clone(&client));
+        self.metrics.connection_opened();
+        Admitted { worker: Rc::clone(self), client, id }
+    }
+
+    fn sweep(&self) {
+        let now = Instant::now();
+        self.now.set(now);
+        let hasty = self.is_winding_down().then_some(FIRST_REQUEST_GRACE);
+        for client in self.clients.borrow().values() {
+            client.expire(now, &self.config.timeouts, hasty);
+        }
+        self.pools.sweep(now);
+        // Lets go of a table that was replaced while no request came.
+        let _ = self.table();
+    }
+
+    fn wind_down(&self) {
+        self.winding_down.set(true);
+        self.pools.close_idle();
+        for client in self.clients.borrow().values() {
+            client.wake();
+        }
+    }
+
+    async fn until_all_gone(&self) {
+        while !self.clients.borrow().is_empty() {
+            self.all_gone.notified().await;
+        }
+    }
+
+    fn cut(&self) -> ShutdownReport {
+        let mut report = ShutdownReport::default();
+        for client in self.clients.borrow().values() {
+            match client.phase() {
+                Phase::Tunnel => report.cut_upgrades += 1,
+                Phase::Busy => report.cut_requests += u64::from(client.active()),
+                Phase::Waiting | Phase::Head => {}
+            }
+        }
+        report
+    }
+
+    fn sweep_every(&self) -> Duration {
+        let timeouts = &self.config.timeouts;
+        let shortest = timeouts
+            .client_header
+            .min(timeouts.client_idle)
+            .min(timeouts.stream_idle)
+            .min(self.config.pool.idle_timeout);
+        (shortest / 8).clamp(Duration::from_millis(5), SWEEP)
+    }
+}
+
+/// A connection that its worker keeps account of.
+pub(super) struct Admitted {
+    worker: Rc<Worker>,
+    client: Rc<ClientConnection>,
+    id: u64,
+}
+
+impl Admitted {
+    pub(super) fn client(&self) -> &Rc<ClientConnection> {
+        &self.client
+    }
+
+    pub(super) fn worker(&self) -> &Rc<Worker> {
+        &self.worker
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        let mut clients = self.worker.clients.borrow_mut();
+        clients.remove(&self.id);
+        self.worker.metrics.connection_closed();
+        if clients.is_empty() {
+            self.worker.all_gone.notify_one();
+        }
+    }
+}
+
+/// Serves until told to stop, then winds down. Answers with what had to be cut at the deadline.
+pub(super) async fn run(
+    worker: Rc<Worker>,
+    listener: std::net::TcpListener,
+    mut stop: watch::Receiver<StopAt>,
+) -> io::Result<ShutdownReport> {
+    let listener = TcpListener::from_std(listener)?;
+    let mut sweeps = interval(worker.sweep_every());
+    sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let deadline = loop {
+        tokio::select! {
+            accepted = listener.accept() => match accepted {
+                Ok((stream, peer)) => take(&worker, stream, peer),
+                Err(error) => accept_failed(&error).await,
+            },
+            _ = sweeps.tick() => worker.sweep(),
+            changed = stop.changed() => match (changed, *stop.borrow_and_update()) {
+                (Ok(()), None) => {}
+                (Ok(()), Some(deadline)) => break deadline,
+                // Whoever could have asked for a graceful end is gone.
+                (Err(_), _) => break Instant::now(),
+            },
+        }
+    };
+    take_backlog(&worker, listener);
+    worker.wind_down();
+    let gone = async {
+        tokio::select! {
+            () = worker.until_all_gone() => {}
+            () = async { loop { sweeps.tick().await; worker.sweep(); } } => {}
+        }
+    };
+    match timeout_at(deadline.into(), gone).await {
+        Ok(()) => Ok(ShutdownReport::default()),
+        Err(_) => Ok(worker.cut()),
+    }
+}
+
+fn take(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
+    let admitted = worker.admit(peer);
+    tokio::task::spawn_local(connection::serve(admitted, stream));
+}
+
+/// Connections that the kernel has accepted are clients that believe to be served: they are.
+fn take_backlog(worker: &Rc<Worker>, listener: TcpListener) {
+    let mut context = Context::from_waker(Waker::noop());
+    while let Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut context) {
+        take(worker, stream, peer);
+    }
+    drop(listener);
+}
+
+async fn accept_failed(error: &io::Error) {
+    // A client that went away while it waited is no reason to pause, nor worth a word.
+    let gone = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
+    if !gone {
+        tracing::warn!(%error, "cannot accept connections");
+        sleep(ACCEPT_PAUSE).await;
+    }
+}
