@@ -187,3 +187,6 @@ impl<'a> Candidates<'a> {
         drawn
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -143,3 +143,9 @@ impl Table {
         self.routes.iter()
     }
 }
+
+#[cfg(test)]
+pub(crate) use self::endpoints::tests::set_of as endpoints_of_weights;
+
+#[cfg(test)]
+mod tests;

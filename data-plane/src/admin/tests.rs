@@ -1,1 +1,139 @@
+//! What the admin port answers.
 
+use std::time::SystemTime;
+
+use axum::{body::Body, http::Request};
+use http_body_util::BodyExt;
+use serde_json::Value;
+use tower::ServiceExt;
+use waypost_proto::{
+    instance::{Endpoint, InstanceSpec},
+    route::{Route, RouteMatch},
+    snapshot::{Change, Snapshot},
+    v1::{self, InstanceState},
+};
+
+use super::*;
+use crate::{balance::PolicyName, table::Table};
+
+fn admin() -> Admin {
+    Admin {
+        proxy_id: "p1".into(),
+        table: SharedTable::new(),
+        metrics: Arc::new(Metrics::new()),
+        status: Arc::new(Status::new(SystemTime::UNIX_EPOCH)),
+        shutting_down: CancellationToken::new(),
+    }
+}
+
+async fn get_path(admin: &Admin, path: &str) -> (u16, String) {
+    let request = Request::get(path).body(Body::empty()).expect("a request");
+    let response = admin.clone().router().oneshot(request).await.expect("it answers");
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+    (status, String::from_utf8(body.to_vec()).expect("text"))
+}
+
+async fn json(admin: &Admin, path: &str) -> Value {
+    let (status, body) = get_path(admin, path).await;
+    assert_eq!(status, 200, "{body}");
+    serde_json::from_str(&body).expect("JSON")
+}
+
+fn table() -> Arc<Table> {
+    let services = ["users", "orders"].map(|name| name.parse::<ServiceKey>().expect("a good name"));
+    let endpoint = |service: &ServiceKey, state| {
+        let wire = v1::InstanceSpec {
+            service: service.name().into(),
+            address: "10.0.0.1:80".into(),
+            ..Default::default()
+        };
+        Endpoint::of(&InstanceSpec::from_wire(&wire).expect("a good spec"), state, 3)
+    };
+    let route = |service: &ServiceKey| {
+        let path = format!("/{}", service.name()).parse().expect("a good prefix");
+        Route::new(service.clone(), RouteMatch::Prefix { path, strip: true }, Vec::new())
+    };
+    let change = Change {
+        instances: vec![
+            endpoint(&services[0], InstanceState::Up),
+            endpoint(&services[1], InstanceState::Draining),
+        ],
+        routes: services.iter().map(route).collect(),
+        services: services.to_vec(),
+        ..Change::default()
+    };
+    let (snapshot, _) = Snapshot::empty("h").change(change, 7, true).expect("it is sound");
+    Table::of(&snapshot, &PolicyName::default().policy())
+}
+
+#[tokio::test]
+async fn it_is_ready_with_a_table_until_it_shuts_down() {
+    let admin = admin();
+    assert_eq!(get_path(&admin, "/healthz").await.0, 200);
+    let (status, body) = get_path(&admin, "/readyz").await;
+    assert!(status == 503 && body.contains("no table yet"), "{body}");
+    assert_eq!(get_path(&admin, "/table").await.0, 503);
+    admin.table.store(table());
+    assert_eq!(get_path(&admin, "/readyz").await.0, 200);
+    admin.shutting_down.cancel();
+    let (status, body) = get_path(&admin, "/readyz").await;
+    assert!(status == 503 && body.contains("shutting down"), "{body}");
+    assert_eq!(get_path(&admin, "/healthz").await.0, 200, "it is alive still");
+}
+
+#[tokio::test]
+async fn the_table_is_shown_as_it_is_applied() {
+    let admin = admin();
+    let table = table();
+    let users = "users".parse().expect("a good name");
+    let state = &table.service(&users).expect("it is there").members()[0].state;
+    let _in_flight = state.begin().expect("it is up");
+    admin.table.store(Arc::clone(&table));
+    let shown = json(&admin, "/table").await;
+    assert_eq!(shown["position"]["revision"], 7);
+    assert_eq!(shown["position"]["digest"], format!("{:016x}", table.position().digest));
+    assert_eq!(shown["services"][0]["service"], "orders");
+    assert_eq!(shown["services"][0]["endpoints"][0]["state"], "DRAINING");
+    assert_eq!(shown["services"][0]["endpoints"][0]["draining"], true);
+    assert_eq!(shown["services"][1]["endpoints"][0]["in_flight"], 1);
+    assert_eq!(shown["routes"].as_array().map(Vec::len), Some(2));
+    let one = json(&admin, "/table?service=users").await;
+    assert_eq!(
+        (one["services"].as_array().map(Vec::len), one["routes"].as_array().map(Vec::len)),
+        (Some(1), Some(1))
+    );
+    assert_eq!(one["routes"][0]["path"], "/users");
+}
+
+#[tokio::test]
+async fn bad_questions_are_answered_with_the_way_out() {
+    let admin = admin();
+    admin.table.store(table());
+    for (path, status, says) in [
+        ("/tabel", 404, "/table"),
+        ("/table?service=nobody", 404, "nobody"),
+        ("/table?service=a%20b", 400, "must be 1 to 63"),
+        ("/table?servce=users", 400, "service=NAME"),
+    ] {
+        let (got, body) = get_path(&admin, path).await;
+        assert!(got == status && body.contains(says), "{path}: {got} {body}");
+    }
+}
+
+#[tokio::test]
+async fn status_and_metrics_tell_of_the_subscription() {
+    let admin = admin();
+    let status = json(&admin, "/status").await;
+    assert_eq!((&status["proxy_id"], &status["connected_to"]), (&Value::from("p1"), &Value::Null));
+    admin.table.store(table());
+    let (_, metrics) = get_path(&admin, "/metrics").await;
+    for line in [
+        "waypost_table_revision 7",
+        "waypost_table_instances 2",
+        "waypost_table_routes 2",
+        "waypost_resyncs_total 0",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}

@@ -65,8 +65,11 @@ impl Planes {
     }
 }
 
-/// `http://host:port`, with scheme and port filled in.
-fn normalized(address: &str) -> Result<String, Violation> {
+/// Reads a control plane's address as `http://host:port`, with scheme and port filled in.
+///
+/// # Errors
+/// It is malformed; the violation says the rule.
+pub fn normalized(address: &str) -> Result<String, Violation> {
     let refuse = |rule: &str| Violation::new("control-plane", address, rule);
     let rest = match address.split_once("://") {
         Some(("http", rest)) => rest,

@@ -281,3 +281,6 @@ impl EndpointSet {
             .and_then(EndpointState::begin)
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,0 +1,160 @@
+//! The drain barrier's rule, and what is picked when some cannot be.
+
+use std::{
+    sync::atomic::{AtomicBool, AtomicU64, Ordering},
+    thread,
+};
+
+use fastrand::Rng;
+use proptest::{collection::vec, prelude::*, sample::select};
+use waypost_proto::{
+    instance::InstanceSpec,
+    v1::{self, InstanceState},
+};
+
+use super::*;
+use crate::balance::PolicyName;
+
+fn declared(id: usize, weight: u16) -> Arc<Endpoint> {
+    let wire = v1::InstanceSpec {
+        service: "users".into(),
+        id: format!("i{id}"),
+        address: "10.0.0.1:80".into(),
+        weight: Some(weight.into()),
+        ..Default::default()
+    };
+    Arc::new(Endpoint::of(&InstanceSpec::from_wire(&wire).expect("a good spec"), InstanceState::Up, 1))
+}
+
+pub(crate) fn set_of(weights: &[u16], policy: PolicyName) -> EndpointSet {
+    let states = weights
+        .iter()
+        .enumerate()
+        .map(|(id, weight)| EndpointState::new(declared(id, *weight), Arc::default()));
+    EndpointSet::new(states.collect(), policy.policy()())
+}
+
+#[test]
+fn after_the_flag_a_count_of_zero_is_final() {
+    for _ in 0..200 {
+        let state = EndpointState::new(declared(1, 1), Arc::default());
+        let over = AtomicBool::new(false);
+        let begun = AtomicU64::new(0);
+        thread::scope(|scope| {
+            for _ in 0..3 {
+                scope.spawn(|| {
+                    while let Some(in_flight) = state.begin() {
+                        assert!(!over.load(Ordering::SeqCst), "a request began after the barrier had passed");
+                        begun.fetch_add(1, Ordering::Relaxed);
+                        drop(in_flight);
+                    }
+                });
+            }
+            while begun.load(Ordering::Relaxed) < 50 {
+                thread::yield_now();
+            }
+            state.set_draining(true);
+            while state.in_flight() > 0 {
+                thread::yield_now();
+            }
+            over.store(true, Ordering::SeqCst);
+        });
+        assert_eq!(state.in_flight(), 0);
+    }
+}
+
+#[tokio::test]
+async fn the_reporter_is_woken_when_a_draining_request_ends() {
+    let reporter = Arc::new(Notify::new());
+    let state = EndpointState::new(declared(1, 1), Arc::clone(&reporter));
+    let in_flight = state.begin().expect("it does not drain");
+    state.set_draining(true);
+    thread::spawn(move || drop(in_flight));
+    reporter.notified().await;
+    assert_eq!(state.in_flight(), 0);
+    assert!(state.begin().is_none());
+    reporter.notified().await;
+}
+
+#[test]
+fn requests_from_before_a_change_of_weight_still_count() {
+    let state = EndpointState::new(declared(1, 1), Arc::default());
+    let in_flight = state.begin().expect("it does not drain");
+    let heavier = state.declared_anew(&declared(1, 5));
+    let another = heavier.begin().expect("it does not drain");
+    assert_eq!((heavier.weight(), heavier.in_flight()), (5, 2));
+    heavier.set_draining(true);
+    assert!(state.begin().is_none(), "one instance, one flag");
+    drop((in_flight, another));
+    assert_eq!(heavier.in_flight(), 0);
+    assert!(Arc::ptr_eq(&heavier, &heavier.declared_anew(&declared(1, 5))));
+}
+
+#[test]
+fn of_those_that_cool_down_the_soonest_is_tried() {
+    let set = set_of(&[1, 1, 1], PolicyName::LeastRequest);
+    for (member, failed_at) in set.members().iter().zip([30, 10, 20]) {
+        member.hot.cooldown.failed(failed_at);
+    }
+    let picked = set.pick_at(&[], &mut Rng::with_seed(3), || 40).expect("one is tried anyway");
+    assert_eq!(picked.endpoint().id(), set.members()[1].id());
+    let tried = [set.members()[1].id()];
+    let picked = set.pick_at(&tried, &mut Rng::with_seed(3), || 40).expect("one is tried anyway");
+    assert_eq!(picked.endpoint().id(), set.members()[2].id());
+}
+
+#[test]
+fn one_request_alone_probes() {
+    let set = set_of(&[1, 1], PolicyName::Random);
+    set.members()[0].hot.cooldown.failed(1);
+    let mut seed = Rng::with_seed(3);
+    let mut probes = 0;
+    for _ in 0..100 {
+        let picked = set.pick_at(&[], &mut seed, || 2000).expect("one is usable");
+        probes += usize::from(picked.endpoint().id() == set.members()[0].id());
+    }
+    assert_eq!(probes, 1);
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Condition {
+    Fine,
+    Draining,
+    Cooling,
+    Tried,
+}
+
+proptest! {
+    #[test]
+    fn a_pick_is_the_best_there_is(
+        members in vec((select(vec![Condition::Fine, Condition::Draining, Condition::Cooling, Condition::Tried]), 1..9_u16), 0..12),
+        policy in select(PolicyName::ALL.to_vec()),
+        seed: u64,
+    ) {
+        let weights: Vec<u16> = members.iter().map(|(_, weight)| *weight).collect();
+        let set = set_of(&weights, policy);
+        let mut tried = Vec::new();
+        for ((condition, _), state) in members.iter().zip(set.members()) {
+            match condition {
+                Condition::Fine => {}
+                Condition::Draining => state.set_draining(true),
+                Condition::Cooling => state.hot.cooldown.failed(1),
+                Condition::Tried => tried.push(state.id()),
+            }
+        }
+        let mut seed = Rng::with_seed(seed);
+        for _ in 0..20 {
+            let picked = set.pick_at(&tried, &mut seed, || 500);
+            let condition = picked.as_ref().map(|picked| {
+                let at = set.members().iter().position(|state| state.id() == picked.endpoint().id());
+                members[at.expect("a member")].0
+            });
+            let has = |wanted| members.iter().any(|(condition, _)| *condition == wanted);
+            let best = [Condition::Fine, Condition::Cooling].into_iter().find(|condition| has(*condition));
+            prop_assert_eq!(condition, best);
+        }
+        for state in set.members() {
+            prop_assert_eq!(state.in_flight(), 0, "every request has ended");
+        }
+    }
+}
