@@ -40,7 +40,8 @@ impl Draft {
     pub(super) fn of(request: Request<Incoming>, scope: &RequestScope) -> Result<Self, Answer> {
         let (mut parts, incoming) = request.into_parts();
         if parts.method == Method::CONNECT {
-            let detail = "CONNECT asks for a forward proxy, and this is a reverse proxy; ask for a path instead";
+            let detail =
+                "CONNECT asks for a forward proxy, and this is a reverse proxy; ask for a path instead";
             return Err(Answer::method_not_allowed(detail, &METHODS));
         }
         let host = host_of(&parts.uri, &parts.headers, parts.version)?;
@@ -149,7 +150,9 @@ fn host_of(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<HeaderVal
         }
         return match HeaderValue::try_from(named) {
             Ok(host) if is_host(host.as_bytes()) => Ok(host),
-            _ => refuse("the host in the request's target is not a host name or address with an optional port"),
+            _ => {
+                refuse("the host in the request's target is not a host name or address with an optional port")
+            }
         };
     }
     match field {

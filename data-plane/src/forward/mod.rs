@@ -22,11 +22,11 @@ use http::{Request, Response};
 use hyper::body::Incoming;
 use waypost_proto::reason::Reason;
 
-pub(crate) use self::{body::ResponseBody, request_body::RequestBody};
 use self::{
     attempt::{Answered, Attempts},
     draft::Draft,
 };
+pub(crate) use self::{body::ResponseBody, request_body::RequestBody};
 use crate::{
     answer::{Answer, Manner},
     serve::{ClientConnection, RequestScope, Worker},
@@ -77,7 +77,9 @@ fn find<'a>(table: &'a Arc<Table>, draft: &Draft) -> Result<Target<'a>, Answer> 
         }
         Found::None if !path::is_safe(path) => Err(Answer::new(
             Reason::BadRequest,
-            format!("the path {path} has a \".\" or \"..\" segment, which is not forwarded; send it resolved"),
+            format!(
+                "the path {path} has a \".\" or \"..\" segment, which is not forwarded; send it resolved"
+            ),
         )),
         Found::None => Err(Answer::new(
             Reason::NoRoute,

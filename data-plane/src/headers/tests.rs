@@ -50,7 +50,10 @@ fn passed(sent: &[(&str, &str)]) -> Vec<String> {
 fn what_concerns_one_hop_ends_here() {
     let nothing: [&str; 0] = [];
     assert_eq!(passed(&[("connection", "keep-alive"), ("keep-alive", "timeout=5")]), nothing);
-    assert_eq!(passed(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("accept", "*/*")]), ["accept: */*"]);
+    assert_eq!(
+        passed(&[("connection", "close, X-Secret"), ("x-secret", "1"), ("accept", "*/*")]),
+        ["accept: */*"]
+    );
     assert_eq!(passed(&[("connection", "x-a"), ("connection", "x-b"), ("x-a", "1"), ("x-b", "2")]), nothing);
     assert_eq!(
         passed(&[("proxy-authorization", "Basic x"), ("proxy-connection", "keep-alive"), ("proxy-x", "1")]),
@@ -63,7 +66,8 @@ fn what_concerns_one_hop_ends_here() {
 
 #[test]
 fn a_client_cannot_have_needed_fields_removed() {
-    let kept = passed(&[("connection", "host, content-length"), ("host", "shop.example"), ("content-length", "3")]);
+    let kept =
+        passed(&[("connection", "host, content-length"), ("host", "shop.example"), ("content-length", "3")]);
     assert_eq!(kept, ["content-length: 3", "host: shop.example"]);
 }
 
@@ -130,9 +134,14 @@ fn an_upgrade_is_taken_out_and_put_back_for_http1() {
     let options = request(&mut headers, &sender(false, Version::HTTP_11), &HOST_SENT).expect("no coding");
     assert_eq!(options.upgrade.as_ref().map(HeaderValue::as_bytes), Some(&b"websocket"[..]));
     for_http1(&mut headers, &HOST_SENT, &options);
-    assert_eq!((&headers[CONNECTION], &headers[UPGRADE]), (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap()));
+    assert_eq!(
+        (&headers[CONNECTION], &headers[UPGRADE]),
+        (&"upgrade".parse().unwrap(), &"websocket".parse().unwrap())
+    );
     for_http2(&mut headers, &options);
-    assert!(!headers.contains_key(UPGRADE) && !headers.contains_key(CONNECTION) && !headers.contains_key(HOST));
+    assert!(
+        !headers.contains_key(UPGRADE) && !headers.contains_key(CONNECTION) && !headers.contains_key(HOST)
+    );
 }
 
 #[test]
@@ -200,7 +209,13 @@ fn an_answer_loses_what_concerns_one_hop() {
     response(&mut headers, Version::HTTP_11, false).expect("a known coding");
     assert_eq!(
         lines(&headers),
-        ["server: unit", "set-cookie: a=1", "set-cookie: b=2", "via: 1.1 waypost", "x-waypost-reason: no_route"]
+        [
+            "server: unit",
+            "set-cookie: a=1",
+            "set-cookie: b=2",
+            "via: 1.1 waypost",
+            "x-waypost-reason: no_route"
+        ]
     );
 }
 

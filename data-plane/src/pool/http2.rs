@@ -171,7 +171,8 @@ impl SharedHttp2 {
     pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
         self.connections.borrow_mut().retain(|connection| {
             let load = &connection.load;
-            let idle = load.streams.get() == 0 && now.saturating_duration_since(load.idle_since.get()) >= limit;
+            let idle =
+                load.streams.get() == 0 && now.saturating_duration_since(load.idle_since.get()) >= limit;
             !idle && !connection.sender.is_closed()
         });
     }

@@ -5,14 +5,7 @@
 //! Deliberately absent: `Upgrade: h2c`, which RFC 9113 has retired and which lets requests be smuggled past
 //! proxies.
 
-use std::{
-    future::poll_fn,
-    net::Shutdown,
-    pin::Pin,
-    rc::Rc,
-    task::Poll,
-    time::Duration,
-};
+use std::{future::poll_fn, net::Shutdown, pin::Pin, rc::Rc, task::Poll, time::Duration};
 
 use bytes::{Bytes, BytesMut};
 use hyper::{
@@ -28,11 +21,7 @@ use tokio::{
 };
 use waypost_proto::reason::Reason;
 
-use super::{
-    ClientConnection, LocalExecutor, ServeConfig, Worker,
-    client::Phase,
-    worker::Admitted,
-};
+use super::{ClientConnection, LocalExecutor, ServeConfig, Worker, client::Phase, worker::Admitted};
 use crate::{answer, forward, stream::ClientStream, upgrade};
 
 /// How an HTTP/2 connection begins.

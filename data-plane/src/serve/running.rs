@@ -66,9 +66,8 @@ pub fn start(config: ServeConfig, table: SharedTable, metrics: Arc<Metrics>) -> 
         let stopped = stopped.clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let run = || {
-                let runtime = Builder::new_current_thread()
-                    .enable_all()
-                    .build_local(LocalOptions::default())?;
+                let runtime =
+                    Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
                 let worker = Worker::new(config, &table, counters);
                 runtime.block_on(worker::run(worker, listener, stopped))
             };

@@ -7,7 +7,6 @@ use std::{
     net::SocketAddr,
     rc::Rc,
     sync::Arc,
-    task::{Context, Poll, Waker},
     time::{Duration, Instant},
 };
 
@@ -229,13 +228,16 @@ fn take(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
     tokio::task::spawn_local(connection::serve(admitted, stream));
 }
 
-/// Connections that the kernel has accepted are clients that believe to be served: they are.
+/// Connections that the kernel has accepted are clients that believe to be served: they are. The kernel is asked
+/// itself, as the runtime may not have heard of them yet.
 fn take_backlog(worker: &Rc<Worker>, listener: TcpListener) {
-    let mut context = Context::from_waker(Waker::noop());
-    while let Poll::Ready(Ok((stream, peer))) = listener.poll_accept(&mut context) {
-        take(worker, stream, peer);
+    let Ok(listener) = listener.into_std() else { return };
+    while let Ok((stream, peer)) = listener.accept() {
+        let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+        if let Ok(stream) = taken {
+            take(worker, stream, peer);
+        }
     }
-    drop(listener);
 }
 
 async fn accept_failed(error: &io::Error) {

@@ -1,0 +1,341 @@
+//! HTTP/2 on either side of the proxy, and on both.
+
+use std::{
+    convert::Infallible,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http_body_util::{BodyExt, Full, StreamBody, combinators::BoxBody};
+use hyper::{
+    body::{Frame, Incoming},
+    client::conn::http2::SendRequest,
+    service::service_fn,
+};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::{
+    net::{TcpListener, TcpStream},
+    sync::{mpsc, watch},
+};
+use waypost_proto::instance::Protocol;
+use waypost_proxy::serve::ServeConfig;
+
+use crate::support::{Instance, Proxy, field, soon, until};
+
+type TestBody = BoxBody<Bytes, Infallible>;
+
+fn full(text: &'static str) -> TestBody {
+    Full::new(Bytes::from_static(text.as_bytes())).boxed()
+}
+
+/// A body with trailers.
+fn with_trailers(text: &'static str, name: &'static str, value: &'static str) -> TestBody {
+    let mut trailers = HeaderMap::new();
+    trailers.insert(name, HeaderValue::from_static(value));
+    let frames = [Frame::data(Bytes::from_static(text.as_bytes())), Frame::trailers(trailers)];
+    StreamBody::new(tokio_stream::iter(frames.map(Ok))).boxed()
+}
+
+/// An HTTP/2 client of the proxy.
+async fn client(address: SocketAddr) -> SendRequest<TestBody> {
+    let socket = TcpStream::connect(address).await.expect("the proxy listens");
+    let (sender, connection) =
+        hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
+            .await
+            .expect("HTTP/2");
+    tokio::spawn(connection);
+    sender
+}
+
+fn get(path: &str) -> Request<TestBody> {
+    Request::get(format!("http://shop.example{path}")).body(full("")).expect("a request")
+}
+
+/// An instance that speaks HTTP/2 and answers by a function.
+struct Http2Instance {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Http2Instance {
+    async fn start<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Self
+    where
+        F: Future<Output = Response<TestBody>> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
+        let address = listener.local_addr().expect("bound");
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((socket, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                let answer = answer.clone();
+                let service = service_fn(move |request| {
+                    let answer = answer(request);
+                    async { Ok::<_, Infallible>(answer.await) }
+                });
+                let server = hyper::server::conn::http2::Builder::new(TokioExecutor::new());
+                tokio::spawn(server.serve_connection(TokioIo::new(socket), service));
+            }
+        });
+        Self { address, accepted }
+    }
+
+    /// Answers with the request's fields as text, and its body and trailers back.
+    async fn mirror() -> Self {
+        Self::start(|request| async move {
+            let mut text = format!("{} {}\r\n", request.method(), request.uri());
+            for (name, value) in request.headers() {
+                text.push_str(&format!("{name}: {}\r\n", String::from_utf8_lossy(value.as_bytes())));
+            }
+            let collected = request.into_body().collect().await.expect("a whole body");
+            let trailers = collected.trailers().cloned();
+            let mut body = text.into_bytes();
+            body.extend(collected.to_bytes());
+            let mut frames = vec![Ok(Frame::data(Bytes::from(body)))];
+            frames.extend(trailers.map(|trailers| Ok(Frame::trailers(trailers))));
+            Response::new(StreamBody::new(tokio_stream::iter(frames)).boxed())
+        })
+        .await
+    }
+}
+
+async fn text(response: Response<Incoming>) -> String {
+    let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+    String::from_utf8(body.to_vec()).expect("text")
+}
+
+#[tokio::test]
+async fn an_http2_client_reaches_an_http1_instance() {
+    let instance = Instance::mirror().await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = client(proxy.address).await;
+    let request = Request::post("http://shop.example/api/a?b=1")
+        .header("cookie", "a=1")
+        .header("cookie", "b=2")
+        .header("te", "trailers")
+        .body(full("abc"))
+        .expect("a request");
+    let response = soon("an answer", client.send_request(request)).await.expect("an answer");
+    assert_eq!((response.status(), response.version()), (StatusCode::OK, Version::HTTP_2));
+    let seen = text(response).await;
+    assert!(seen.starts_with("POST /a?b=1 HTTP/1.1\r\n") && seen.ends_with("\r\n\r\nabc"), "{seen}");
+    for (name, value) in [
+        ("host", "shop.example"),
+        ("cookie", "a=1; b=2"),
+        ("via", "2 waypost"),
+        ("te", "trailers"),
+        ("connection", "te"),
+        ("x-forwarded-host", "shop.example"),
+    ] {
+        assert_eq!(field(&seen, name).as_deref(), Some(value), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn an_http1_client_reaches_an_http2_instance() {
+    let instance = Http2Instance::mirror().await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+    let mut client = proxy.client().await;
+    for _ in 0..3 {
+        client
+            .send(
+                "POST /api/a HTTP/1.1\r\nhost: shop.example\r\nconnection: upgrade\r\nupgrade: websocket\r\n\
+                 content-length: 3\r\n\r\nabc",
+            )
+            .await;
+        let response = client.response().await;
+        assert_eq!(response.field("via").as_deref(), Some("2 waypost"));
+        let seen = response.text();
+        assert!(seen.starts_with("POST http://shop.example/a\r\n") && seen.ends_with("abc"), "{seen}");
+        for gone in ["connection", "upgrade", "host"] {
+            assert_eq!(field(&seen, gone), None, "{gone}");
+        }
+    }
+    assert_eq!(instance.accepted.load(Ordering::SeqCst), 1, "the connection is shared");
+}
+
+#[tokio::test]
+async fn trailers_pass_from_end_to_end() {
+    let instance = Http2Instance::mirror().await;
+    let proxy = Proxy::speaking(Protocol::Grpc, ServeConfig::default(), &[instance.address]);
+    let mut client = client(proxy.address).await;
+    let request = Request::post("http://a/api/pkg.Service/Call")
+        .header("te", "trailers")
+        .header("content-type", "application/grpc")
+        .body(with_trailers("abc", "x-sum", "1"))
+        .expect("a request");
+    let response = soon("an answer", client.send_request(request)).await.expect("an answer");
+    let collected = response.into_body().collect().await.expect("a whole body");
+    assert_eq!(collected.trailers().expect("trailers")["x-sum"], "1");
+}
+
+#[tokio::test]
+async fn trailers_of_an_http2_instance_reach_an_http1_client_that_takes_them() {
+    let instance = Http2Instance::start(|_| async {
+        let mut response = Response::new(with_trailers("abc", "x-sum", "1"));
+        response.headers_mut().insert("trailer", HeaderValue::from_static("x-sum"));
+        response
+    })
+    .await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+    let mut client = proxy.client().await;
+    client.send("GET /api/ HTTP/1.1\r\nhost: a\r\nte: trailers\r\nconnection: te\r\n\r\n").await;
+    client.head().await;
+    assert_eq!(client.chunks().await, (b"abc".to_vec(), "x-sum: 1\r\n".to_owned()));
+}
+
+#[tokio::test]
+async fn many_requests_share_one_connection_to_an_instance() {
+    let (release, released) = watch::channel(false);
+    let instance = Http2Instance::start(move |_| {
+        let mut released = released.clone();
+        async move {
+            let _ = released.wait_for(|released| *released).await;
+            Response::new(full("ok"))
+        }
+    })
+    .await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+    let client = client(proxy.address).await;
+    let mut answers = tokio::task::JoinSet::new();
+    for _ in 0..50 {
+        let mut client = client.clone();
+        answers.spawn(async move { client.send_request(get("/api/")).await.expect("an answer").status() });
+    }
+    proxy.until_in_flight(instance.address, 50).await;
+    release.send_replace(true);
+    while let Some(status) = soon("an answer", answers.join_next()).await {
+        assert_eq!(status.expect("no panic"), StatusCode::OK);
+    }
+    assert_eq!(instance.accepted.load(Ordering::SeqCst), 1);
+    proxy.until_in_flight(instance.address, 0).await;
+}
+
+#[tokio::test]
+async fn a_stream_that_the_client_resets_ends_at_the_instance() {
+    let (ended, mut end) = mpsc::unbounded_channel();
+    let instance = Instance::start(move |mut wire, _| {
+        let ended = ended.clone();
+        async move {
+            wire.request().await;
+            let _ = wire.to_end().await;
+            let _ = ended.send(());
+        }
+    })
+    .await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = client(proxy.address).await;
+    let pending = tokio::spawn(client.send_request(get("/api/")));
+    proxy.until_in_flight(instance.address, 1).await;
+    pending.abort();
+    soon("the end at the instance", end.recv()).await.expect("sent");
+    proxy.until_in_flight(instance.address, 0).await;
+}
+
+#[tokio::test]
+async fn an_answer_that_breaks_off_is_a_reset() {
+    let instance = Instance::start(|mut wire, _| async move {
+        wire.request().await;
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
+    })
+    .await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = client(proxy.address).await;
+    // The reset may overtake the head.
+    if let Ok(response) = soon("an answer", client.send_request(get("/api/"))).await {
+        assert!(
+            soon("an end", response.into_body().collect()).await.is_err(),
+            "it is not taken for complete"
+        );
+    }
+}
+
+#[tokio::test]
+async fn the_proxys_own_answers_are_problems_or_grpc_statuses() {
+    let proxy = Proxy::new(ServeConfig::default(), &[]);
+    let mut client = client(proxy.address).await;
+    let response = client.send_request(get("/nowhere")).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::NOT_FOUND);
+    assert_eq!(response.headers()["x-waypost-reason"], "no_route");
+
+    let call = Request::post("http://a/api/pkg.Service/Call").header("content-type", "application/grpc");
+    let response = client.send_request(call.body(full("")).expect("a request")).await.expect("an answer");
+    assert_eq!(response.status(), StatusCode::OK, "gRPC reads the status from the fields");
+    assert_eq!(response.headers()["grpc-status"], "14");
+    assert_eq!(response.headers()["x-waypost-reason"], "no_healthy_instance");
+    assert!(response.headers()["grpc-message"].to_str().expect("ASCII").contains("service api"));
+}
+
+#[tokio::test]
+async fn an_instance_that_does_not_speak_http2_is_said_so() {
+    let instance = Instance::start(|mut wire, _| async move {
+        let _ = wire.fill().await;
+        wire.send("HTTP/1.1 400 Bad Request\r\n\r\n").await;
+    })
+    .await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+    let response = proxy.get("/api/").await;
+    assert!(matches!(response.status, 502 | 503), "{}", response.head);
+    assert!(response.reason().is_some_and(|reason| reason.starts_with("upstream_")));
+}
+
+#[tokio::test]
+async fn a_refused_connection_is_retried_over_http2_too() {
+    let up = Http2Instance::mirror().await;
+    let down = crate::support::nobody().await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[down, up.address]);
+    let mut client = client(proxy.address).await;
+    for _ in 0..4 {
+        let response = soon("an answer", client.send_request(get("/api/"))).await.expect("an answer");
+        assert_eq!(response.status(), StatusCode::OK);
+    }
+}
+
+#[tokio::test]
+async fn a_shutdown_answers_open_streams_and_refuses_new_ones() {
+    let (release, released) = watch::channel(false);
+    let instance = Instance::start(move |mut wire, _| {
+        let mut released = released.clone();
+        async move {
+            wire.request().await;
+            let _ = released.wait_for(|released| *released).await;
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+        }
+    })
+    .await;
+    let mut proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = client(proxy.address).await;
+    let pending = tokio::spawn(client.send_request(get("/api/")));
+    proxy.until_in_flight(instance.address, 1).await;
+    let stopped = tokio::spawn(proxy.shutdown(Duration::from_secs(60)));
+    let address = proxy.address;
+    until("the end of listening", || std::net::TcpStream::connect(address).is_err()).await;
+    release.send_replace(true);
+    let response = soon("an answer", pending).await.expect("no panic").expect("an answer");
+    assert_eq!(text(response).await, "ok");
+    assert!(soon("the shutdown", stopped).await.expect("no panic").is_clean());
+    assert!(client.send_request(get("/api/")).await.is_err(), "the connection has ended");
+}
+
+#[tokio::test]
+async fn a_large_upload_flows_through_http2_with_back_pressure() {
+    let instance = Http2Instance::start(|request| async move {
+        let length = request.into_body().collect().await.expect("a whole body").to_bytes().len();
+        Response::new(Full::new(Bytes::from(length.to_string())).boxed())
+    })
+    .await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+    let mut client = client(proxy.address).await;
+    let chunks = (0..200).map(|_| Ok(Frame::data(Bytes::from(vec![7; 32 * 1024]))));
+    let body = StreamBody::new(tokio_stream::iter(chunks)).boxed();
+    let request = Request::post("http://a/api/").body(body).expect("a request");
+    let response = soon("an answer", client.send_request(request)).await.expect("an answer");
+    assert_eq!(text(response).await, (200 * 32 * 1024).to_string());
+}
