@@ -9,8 +9,7 @@ use std::time::Duration;
 use parking_lot::Mutex;
 use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
-    core::Collector,
+    Registry, TextEncoder, core::Collector,
 };
 use waypost_proto::v1;
 
@@ -21,8 +20,7 @@ const PROPAGATION_BUCKETS: [f64; 18] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
 ];
-const CALL_BUCKETS: [f64; 12] =
-    [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
+const CALL_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
 
 /// All metrics of a control plane.
 #[derive(Debug)]
@@ -71,7 +69,11 @@ impl Metrics {
         let r = &registry;
         Self {
             revision: gauge(r, "waypost_revision", "the newest revision of the registry"),
-            watermark: gauge(r, "waypost_watermark_revision", "the lowest revision applied by all live proxies"),
+            watermark: gauge(
+                r,
+                "waypost_watermark_revision",
+                "the lowest revision applied by all live proxies",
+            ),
             instances: gauges(r, "waypost_instances", "registered instances by state", &["state"]),
             services: gauge(r, "waypost_services", "registered services"),
             routes: gauge(r, "waypost_routes", "routes in force"),

@@ -250,39 +250,34 @@ impl Snapshot {
         edit.finish(&position, last.settled).map(|(snapshot, _)| snapshot)
     }
 
-    /// Cuts the snapshot into chunks of at most `most` entries; at least one, services first.
-    pub fn to_chunks(&self, most: usize) -> Vec<SnapshotChunk> {
-        let mut filled = vec![Entries::default()];
-        let mut room = most;
-        let mut next = |filled: &mut Vec<Entries>| {
-            if room == 0 {
-                filled.push(Entries::default());
-                room = most;
+    /// Cuts the snapshot into chunks of at most `most` entries; at least one, services first. Each is made
+    /// when it is asked for.
+    pub fn chunks(&self, most: usize) -> impl Iterator<Item = SnapshotChunk> + '_ {
+        let total = self.services.len() + self.instances.len() + self.routes.len();
+        let most = most.max(1);
+        let count = total.div_ceil(most).max(1);
+        let mut services = self.services.keys().filter_map(|key| self.hashed_service(key));
+        let mut instances = self.instances.values().map(hashed_instance);
+        let mut routes = self.routes.values().map(hashed_route);
+        (0..count).map(move |index| {
+            let mut entries = Entries::default();
+            entries.services.extend(services.by_ref().take(most));
+            let room = most - entries.services.len();
+            entries.instances.extend(instances.by_ref().take(room));
+            entries.routes.extend(routes.by_ref().take(room - entries.instances.len()));
+            SnapshotChunk {
+                position: Some(self.position()),
+                index: u32::try_from(index).unwrap_or(u32::MAX),
+                last: index + 1 == count,
+                entries: Some(entries),
+                settled: self.settled,
             }
-            room -= 1;
-            filled.len() - 1
-        };
-        for key in self.services.keys() {
-            let at = next(&mut filled);
-            filled[at].services.extend(self.hashed_service(key));
-        }
-        for hashed in self.instances.values() {
-            let at = next(&mut filled);
-            filled[at].instances.push(hashed_instance(hashed));
-        }
-        for hashed in self.routes.values() {
-            let at = next(&mut filled);
-            filled[at].routes.push(hashed_route(hashed));
-        }
-        let count = filled.len();
-        let chunk = |(index, entries): (usize, Entries)| SnapshotChunk {
-            position: Some(self.position()),
-            index: u32::try_from(index).unwrap_or(u32::MAX),
-            last: index + 1 == count,
-            entries: Some(entries),
-            settled: self.settled,
-        };
-        filled.into_iter().enumerate().map(chunk).collect()
+        })
+    }
+
+    /// All chunks at once.
+    pub fn to_chunks(&self, most: usize) -> Vec<SnapshotChunk> {
+        self.chunks(most).collect()
     }
 
     /// The delta from an earlier revision to this one, where `touched` is all that changed between.

@@ -35,13 +35,8 @@ use self::{
 use crate::server::Plane;
 
 /// The services whose health is reported; the empty name stands for all.
-pub const SERVICES: [&str; 5] = [
-    "",
-    "waypost.v1.Registry",
-    "waypost.v1.Discovery",
-    "waypost.v1.Snapshots",
-    "waypost.v1.Operations",
-];
+pub const SERVICES: [&str; 5] =
+    ["", "waypost.v1.Registry", "waypost.v1.Discovery", "waypost.v1.Snapshots", "waypost.v1.Operations"];
 
 /// Room for 10,000 beats with the longest names.
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;

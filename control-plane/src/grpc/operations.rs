@@ -30,10 +30,7 @@ impl operations_server::Operations for Operations {
         Ok(Response::new(v1::ListProxiesResponse { proxies: self.0.hub.proxies() }))
     }
 
-    async fn drain(
-        &self,
-        request: Request<v1::DrainRequest>,
-    ) -> Result<Response<v1::DrainResponse>, Status> {
+    async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
         let peer = request.remote_addr();
         let request = request.into_inner();
         let mut checks = Checks::default();

@@ -36,7 +36,7 @@ pub(super) struct Snapshots(pub(super) Arc<Plane>);
 /// How far a stream is.
 enum Stage {
     /// The proxy has not said who it is.
-    Silent(Streaming<v1::SubscribeRequest>),
+    Silent(Box<Streaming<v1::SubscribeRequest>>),
     /// Frames go out. Why the other direction has ended, if it has.
     Open(Box<Subscription>, Arc<OnceLock<Error>>),
     /// The last word is said.
@@ -53,7 +53,7 @@ impl snapshots_server::Snapshots for Snapshots {
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let plane = self.0.clone();
         // The answer begins at once: some clients send their Hello only then.
-        let frames = stream::unfold(Stage::Silent(request.into_inner()), move |stage| {
+        let frames = stream::unfold(Stage::Silent(Box::new(request.into_inner())), move |stage| {
             let plane = plane.clone();
             async move { advance(&plane, stage).await }
         });
@@ -85,7 +85,7 @@ async fn advance(plane: &Arc<Plane>, stage: Stage) -> Option<(Result<Frame, Stat
 /// Waits for the Hello and opens the session.
 async fn open(
     plane: &Arc<Plane>,
-    mut inbound: Streaming<v1::SubscribeRequest>,
+    mut inbound: Box<Streaming<v1::SubscribeRequest>>,
 ) -> Result<(Box<Subscription>, Arc<OnceLock<Error>>), Error> {
     let first = tokio::select! {
         first = tokio::time::timeout(HELLO_DEADLINE, inbound.message()) => first,
@@ -105,17 +105,17 @@ async fn open(
     };
     let greeting = check(hello)?;
     tracing::info!(proxy = %greeting.id, position = ?greeting.position, "a proxy has connected");
-    let id = greeting.id.clone();
     let (subscription, reports) = plane.hub.subscribe(greeting);
     let why = Arc::new(OnceLock::new());
     let (noted, watched) = (why.clone(), plane.clone());
     plane.spawn(async move {
-        if let Err(error) = listen(&watched, inbound, &reports, &id).await {
-            tracing::info!(proxy = %id, %error, "a proxy's stream has ended");
-            // It is written once, here.
-            let _ = noted.set(error);
-        } else {
-            tracing::info!(proxy = %id, "a proxy has disconnected");
+        match listen(&watched, inbound, &reports).await {
+            Ok(()) => tracing::info!(proxy = reports.proxy(), "a proxy has disconnected"),
+            Err(error) => {
+                tracing::info!(proxy = reports.proxy(), %error, "a proxy's stream has ended");
+                // It is written once, here.
+                let _ = noted.set(error);
+            }
         }
         drop(reports);
     });
@@ -125,13 +125,13 @@ async fn open(
 /// Takes what the proxy reports until it is gone, or is not to be listened to any longer.
 async fn listen(
     plane: &Plane,
-    mut inbound: Streaming<v1::SubscribeRequest>,
+    mut inbound: Box<Streaming<v1::SubscribeRequest>>,
     reports: &Reports,
-    id: &str,
 ) -> Result<(), Error> {
     loop {
         let message = tokio::select! {
             () = reports.closed() => {
+                let id = reports.proxy();
                 let message = format!("a newer stream of proxy {id:?} took this one's place; ids must be unique");
                 return Err(Error::new(ErrorCode::FailedPrecondition, message));
             }
@@ -196,5 +196,7 @@ fn namespaces(names: &[String]) -> Result<BTreeSet<String>, Violation> {
         // A namespace follows the rule of a service's name and has no type of its own.
         ServiceKey::new(name, "any").map(|key| key.namespace().to_owned())
     });
-    checked.collect::<Result<_, _>>().map_err(|violation| Violation { field: "hello.namespaces".into(), ..violation })
+    checked
+        .collect::<Result<_, _>>()
+        .map_err(|violation| Violation { field: "hello.namespaces".into(), ..violation })
 }

@@ -33,8 +33,8 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener) {
         let _ = stream.set_nodelay(true);
     });
     let closing = plane.clone();
-    let served = axum::serve(listener, router(plane))
-        .with_graceful_shutdown(async move { closing.closing().await });
+    let served =
+        axum::serve(listener, router(plane)).with_graceful_shutdown(async move { closing.closing().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP is served no more");
     }

@@ -53,7 +53,9 @@ impl Parameters {
     pub(super) fn number<N: std::str::FromStr + Default>(&self, name: &str) -> Result<N, Violation> {
         match self.text(name) {
             text if text.is_empty() => Ok(N::default()),
-            text => text.parse().map_err(|_| Violation::new(name, &text, "must be a whole number, 0 or more")),
+            text => {
+                text.parse().map_err(|_| Violation::new(name, &text, "must be a whole number, 0 or more"))
+            }
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use axum::{
     Json,
-    extract::{Path, State},
+    extract::{Path, State, rejection::PathRejection},
 };
 use waypost_proto::{error::Violation, v1};
 
@@ -26,10 +26,13 @@ pub(super) async fn services(
 /// `/v1/services/{name}`
 pub(super) async fn service(
     State(plane): State<Arc<Plane>>,
-    Path(name): Path<String>,
+    name: Result<Path<String>, PathRejection>,
     query: Parameters,
 ) -> Answer<v1::GetServiceResponse> {
     query.check(&["namespace"], &[])?;
+    let Path(name) = name.map_err(|rejection| {
+        Violation::new("name", rejection.body_text(), "must be percent-encoded UTF-8")
+    })?;
     let key = v1::ServiceKey { namespace: query.text("namespace"), name };
     Ok(Json(plane.registry.view().get_service(&v1::GetServiceRequest { key: Some(key) })?))
 }
@@ -109,6 +112,10 @@ fn state(text: &str) -> Result<v1::InstanceState, Violation> {
 
 fn timestamp(text: String) -> Result<pbjson_types::Timestamp, Violation> {
     serde_json::from_value(serde_json::Value::String(text.clone())).map_err(|_| {
-        Violation::new("since", text, "must be a time as RFC 3339 has it, for example \"2026-11-21T08:00:00Z\"")
+        Violation::new(
+            "since",
+            text,
+            "must be a time as RFC 3339 has it, for example \"2026-11-21T08:00:00Z\"",
+        )
     })
 }

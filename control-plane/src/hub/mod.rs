@@ -162,10 +162,11 @@ impl Hub {
 
     /// Opens the stream of a proxy. An older stream of the same proxy ends.
     pub fn subscribe(self: &Arc<Self>, greeting: Greeting) -> (Subscription, Reports) {
+        let proxy = greeting.id.clone();
         let opened = self.core.lock().connect(greeting, Now::read());
         self.metrics.resyncs.inc_by(opened.resyncs);
         self.moved();
-        (Subscription::new(self.clone(), &opened), Reports::new(self.clone(), &opened))
+        (Subscription::new(self.clone(), &opened), Reports::new(self.clone(), proxy, &opened))
     }
 
     /// All proxies, sorted by id.

@@ -97,7 +97,7 @@ impl FullFrames {
     pub(super) fn encode(&self, encoded: impl FnOnce()) -> &[Frame] {
         self.frames.get_or_init(|| {
             encoded();
-            let chunks = self.snapshot.to_chunks(self.chunk_entries).into_iter();
+            let chunks = self.snapshot.chunks(self.chunk_entries);
             chunks.map(|chunk| Frame::new(&SubscribeResponse { kind: Some(Kind::Chunk(chunk)) })).collect()
         })
     }

@@ -109,13 +109,19 @@ impl Drop for Subscription {
 #[derive(Debug)]
 pub struct Reports {
     hub: Arc<Hub>,
+    proxy: Arc<str>,
     session: SessionId,
     line: Line,
 }
 
 impl Reports {
-    pub(super) fn new(hub: Arc<Hub>, opened: &Opened) -> Self {
-        Self { hub, session: opened.session, line: opened.line.clone() }
+    pub(super) fn new(hub: Arc<Hub>, proxy: Arc<str>, opened: &Opened) -> Self {
+        Self { hub, proxy, session: opened.session, line: opened.line.clone() }
+    }
+
+    /// The proxy's id.
+    pub fn proxy(&self) -> &str {
+        &self.proxy
     }
 
     /// Resolves when the session is over.
@@ -136,7 +142,7 @@ impl Reports {
             self.hub.metrics.commit_to_applied.observe(sample.as_secs_f64());
         }
         if reported.resync {
-            tracing::warn!(session = ?self.session, "digest differs, everything is sent again");
+            tracing::warn!(proxy = %self.proxy, "digest differs, everything is sent again");
             self.hub.metrics.resyncs.inc();
         }
         self.hub.moved();
@@ -149,7 +155,8 @@ impl Reports {
             rejected.reason.truncate(at);
         }
         if self.hub.core.lock().rejected(self.session, &rejected) {
-            tracing::warn!(revision = rejected.revision, reason = rejected.reason, "a proxy rejected a change");
+            let v1::Rejected { revision, reason, .. } = rejected;
+            tracing::warn!(proxy = %self.proxy, revision, reason, "a proxy rejected a change");
             self.hub.metrics.rejections.inc();
         }
     }

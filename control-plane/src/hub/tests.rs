@@ -292,12 +292,12 @@ proptest! {
         both.services.push(service(1));
         both.instances.push(endpoint(1, 9, 9));
         world.publish(both);
-        for at in 0..SCOPES.len() {
-            let covered = world.core.behind(world.source.newest);
-            prop_assert!(covered.iter().any(|id| **id == *at.to_string()), "nothing counts before it is applied");
+        for (at, scope) in SCOPES.iter().enumerate() {
+            let behind = world.core.behind(world.source.newest);
+            prop_assert!(behind.iter().any(|id| **id == *at.to_string()), "nothing counts before it is applied");
             while world.read(at, true) {}
             let held = world.proxies[at].0.held.as_ref().expect("something was sent");
-            let scope = SCOPES[at].iter().map(ToString::to_string).collect();
+            let scope = scope.iter().map(ToString::to_string).collect();
             prop_assert_eq!(contents(held), contents(&world.source.head.scoped(&scope)));
             world.report(at);
         }
@@ -329,9 +329,8 @@ fn in_flight(endpoint: &Endpoint, count: u64) -> Vec<v1::InFlight> {
 #[tokio::test]
 async fn a_step_is_encoded_once_for_all_subscribers() {
     let (hub, mut source) = hub();
-    let mut fleet: Vec<_> = (0..50)
-        .map(|at| (Proxy::default(), hub.subscribe(greeting(&format!("p{at}"), &[], None))))
-        .collect();
+    let mut fleet: Vec<_> =
+        (0..50).map(|at| (Proxy::default(), hub.subscribe(greeting(&format!("p{at}"), &[], None)))).collect();
     for revision in 1..=10 {
         for (proxy, (subscription, reports)) in &mut fleet {
             catch_up(&hub, proxy, subscription, reports).await;

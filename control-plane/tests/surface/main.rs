@@ -1,0 +1,8 @@
+//! The control plane as others see it: each service of the contract and the HTTP port, over real sockets.
+
+mod discovery;
+mod harness;
+mod http;
+mod operations;
+mod registry;
+mod snapshots;
