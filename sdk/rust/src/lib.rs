@@ -1,3 +1,5 @@
+//! The SDK; its page is the README, which follows.
+//!
 #![doc = include_str!("../README.md")]
 
 pub mod launch;

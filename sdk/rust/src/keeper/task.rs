@@ -25,7 +25,7 @@ use super::{
 use crate::{
     backoff::Backoff,
     client::registry,
-    control_planes::{ControlPlanes, no_answer},
+    control_planes::{ControlPlanes, Picked, no_answer},
     error::Error,
     registered::{LeaseStatus, View},
 };
@@ -105,8 +105,9 @@ impl Task {
                     event => self.handle(event),
                 }
             }
-            let index = self.planes.pick().index;
-            match self.stream().await {
+            let picked = self.planes.pick();
+            let index = picked.index;
+            match self.stream(picked).await {
                 End::Closed => return,
                 End::Idle => continue,
                 End::GoingAway => self.planes.move_on(index),
@@ -126,8 +127,7 @@ impl Task {
     }
 
     /// Beats over one stream for as long as it lasts.
-    async fn stream(&mut self) -> End {
-        let picked = self.planes.pick();
+    async fn stream(&mut self, picked: Picked) -> End {
         let (beats, outgoing) = mpsc::channel(64);
         let mut client = registry(picked.channel);
         // The first beats wait in the stream before it opens, because a server may send its headers no
