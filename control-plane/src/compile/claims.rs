@@ -90,7 +90,8 @@ impl ServiceClaims {
             return touched;
         }
         let was_empty = self.empty.take();
-        touched.extend(was_empty.iter().flat_map(|empty| empty.claims.iter()).map(|claim| claim.route.clone()));
+        touched
+            .extend(was_empty.iter().flat_map(|empty| empty.claims.iter()).map(|claim| claim.route.clone()));
         self.add(after, &mut touched);
         if let Some(before) = before {
             self.subtract(before, &mut touched);
@@ -145,7 +146,9 @@ impl ServiceClaims {
     /// prefix stays on the path as soon as one instance asks for that.
     pub(super) fn route(&self, service: &ServiceKey, route: &str) -> Option<Route> {
         let Some(claim) = self.claims.get(route) else {
-            return self.kept(route).map(|kept| Route::new(service.clone(), kept.matches.clone(), Vec::new()));
+            return self
+                .kept(route)
+                .map(|kept| Route::new(service.clone(), kept.matches.clone(), Vec::new()));
         };
         let matches = match &claim.matches {
             RouteMatch::Prefix { path, .. } => {

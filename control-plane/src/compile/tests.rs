@@ -108,7 +108,8 @@ impl Model {
                 *held = (*held).min((empty, claim.claimed_at));
             }
         }
-        let mut ranked: Vec<_> = first.into_iter().map(|(service, (empty, at))| (empty, at, service)).collect();
+        let mut ranked: Vec<_> =
+            first.into_iter().map(|(service, (empty, at))| (empty, at, service)).collect();
         ranked.sort();
         ranked
     }

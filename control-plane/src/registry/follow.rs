@@ -25,11 +25,11 @@ const BATCH: usize = 1024;
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
 
 /// Follows the store as long as the registry lives.
-pub(super) async fn follow(registry: Weak<Registry>, watch: Watch) {
-    let mut watch = Some(watch);
+pub(super) async fn follow(registry: Weak<Registry>) {
+    let mut watch = resume(&registry, None).await;
     while let Some(commits) = watch {
         let Some(failure) = follow_watch(&registry, commits).await else { return };
-        watch = resume(&registry, failure).await;
+        watch = resume(&registry, Some(failure)).await;
     }
 }
 
@@ -49,10 +49,9 @@ async fn follow_watch(registry: &Weak<Registry>, watch: Watch) -> Option<StoreEr
     Some(StoreError::Unavailable("the watch has ended".to_owned()))
 }
 
-/// Begins to follow the store again, from where the view stands or, if that is no longer remembered, from all
+/// Begins to follow the store, at once or a while after a failure, from where the view stands or, if that is no longer remembered, from all
 /// that the store holds. `None` once the registry is gone.
-async fn resume(registry: &Weak<Registry>, failure: StoreError) -> Option<Watch> {
-    let mut failure = Some(failure);
+async fn resume(registry: &Weak<Registry>, mut failure: Option<StoreError>) -> Option<Watch> {
     loop {
         if let Some(error) = &failure {
             tracing::warn!(%error, "the store cannot be followed, trying again");
@@ -77,7 +76,9 @@ fn log(commit: &Commit) {
     let (revision, instance, epoch) = (commit.revision, &event.instance, event.epoch);
     let (kind, reason, actor) = (event.kind.as_str_name(), &event.reason, &*event.actor);
     match event.kind {
-        EventKind::Suspect => tracing::warn!(revision, %instance, epoch, reason, actor, kind, "instance changed"),
+        EventKind::Suspect => {
+            tracing::warn!(revision, %instance, epoch, reason, actor, kind, "instance changed");
+        }
         EventKind::Expired | EventKind::Override => {
             tracing::info!(revision, %instance, epoch, reason, actor, kind, "instance changed");
         }

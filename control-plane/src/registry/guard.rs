@@ -67,14 +67,15 @@ impl Guard {
         let longest = leases.iter().filter(lapsed).map(|lease| lease.ttl).max().unwrap_or_default();
         let window = self.window.unwrap_or(longest);
         let recent = self.lapsed.entry(service.clone()).or_default();
-        recent.retain(|_, at| now.saturating_duration_since(*at) <= window);
+        recent.retain(|_, at| now.saturating_duration_since(*at) < window);
         let fresh = leases.iter().filter(lapsed).filter(|lease| !lease.suspect);
         recent.extend(fresh.map(|lease| (lease.key.clone(), now)));
 
         let overdue = |lease: &&Standing| !lease.suspect && lease.remaining <= lease.ttl / 3;
         let failing: BTreeSet<&InstanceKey> =
             recent.keys().chain(leases.iter().filter(overdue).map(|lease| &lease.key)).collect();
-        let all: BTreeSet<&InstanceKey> = recent.keys().chain(leases.iter().map(|lease| &lease.key)).collect();
+        let all: BTreeSet<&InstanceKey> =
+            recent.keys().chain(leases.iter().map(|lease| &lease.key)).collect();
         let mass = failing.len() >= LEAST && failing.len() * 2 >= all.len();
         let verdict = |lease: &Standing| {
             let verdict = if mass && !lease.suspect { Verdict::Hold } else { Verdict::Expire };
@@ -126,7 +127,8 @@ mod tests {
     fn silence(alive: usize, ages: &[u64]) -> (usize, usize) {
         let start = Instant::now();
         let mut guard = Guard::new(None);
-        let mut silent: BTreeMap<usize, u64> = ages.iter().enumerate().map(|(id, age)| (id, 9 - age)).collect();
+        let mut silent: BTreeMap<usize, u64> =
+            ages.iter().enumerate().map(|(id, age)| (id, 9 - age)).collect();
         let (mut removed, mut suspect) = (0, 0);
         for second in 0..=9 {
             let beating = (0..alive).map(|id| lease(100 + id, 6 + (id as u64 + second) % 4));

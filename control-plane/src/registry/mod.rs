@@ -41,13 +41,15 @@ use waypost_proto::{
     v1::{self, BeatOutcome, InstanceState},
 };
 
-use self::{plan::Plan, state::State};
 pub use self::view::View;
+use self::{plan::Plan, state::State};
 pub use crate::store::Health;
 use crate::store::{Now, Override, Renewal, Store, StoreError};
 
 /// How many changes a watch can lag behind.
 const WATCH_BUFFER: usize = 4096;
+/// How many beats are taken before others get their turn.
+const BEATS_AT_ONCE: usize = 256;
 /// How often a plan is made again after a conflict.
 const ATTEMPTS: usize = 64;
 /// How long an operation waits until its own change comes back from the store.
@@ -168,8 +170,7 @@ impl Registry {
     /// # Errors
     /// The store cannot be read.
     pub async fn open(store: Arc<dyn Store>, options: Options) -> Result<Arc<Self>, Error> {
-        let loaded = store.load().await.map_err(unavailable)?;
-        let watch = store.watch(loaded.revision).await.map_err(unavailable)?;
+        let loaded = store.load().await?;
         let now = (options.clock)();
         let epochs = loaded.records.iter().map(|record| record.epoch).max().unwrap_or(0);
         let state = State::load(loaded, options.history_limit, now);
@@ -185,7 +186,7 @@ impl Registry {
             changes: broadcast::Sender::new(WATCH_BUFFER),
             epochs: AtomicU64::new(epochs),
         });
-        tokio::spawn(follow::follow(Arc::downgrade(&registry), watch));
+        tokio::spawn(follow::follow(Arc::downgrade(&registry)));
         Ok(registry)
     }
 
@@ -224,26 +225,16 @@ impl Registry {
     /// # Errors
     /// The store cannot be reached.
     pub async fn heartbeat(&self, beats: Vec<Beat>) -> Result<Vec<BeatResult>, Error> {
-        let now = self.now();
-        let leases: Vec<_> = beats.iter().map(|beat| (beat.key.clone(), beat.epoch)).collect();
-        let renewals = self.store.renew(&leases, now).await.map_err(unavailable)?;
-        let view = self.view();
         let mut results = Vec::with_capacity(beats.len());
-        for (beat, renewal) in beats.into_iter().zip(renewals) {
-            let outcome = match renewal {
-                Renewal::Renewed => BeatOutcome::Renewed,
-                Renewal::Unknown => BeatOutcome::Unknown,
-                Renewal::Stale => BeatOutcome::Stale,
-            };
-            let record = view.record(&beat.key).filter(|record| record.epoch == beat.epoch);
-            if let (BeatOutcome::Renewed, Some(record)) = (outcome, record) {
-                record.renewed.set(now.wall);
-                // Most beats say nothing new, and cost no more than this look.
-                if let Plan::Commit(_) = plan::beat(&view, &beat) {
-                    self.change(|view, _| Ok(plan::beat(view, &beat))).await?;
-                }
+        for beats in beats.chunks(BEATS_AT_ONCE) {
+            let now = self.now();
+            let leases: Vec<_> = beats.iter().map(|beat| (beat.key.clone(), beat.epoch)).collect();
+            let renewals = self.store.renew(&leases, now).await?;
+            for (beat, renewal) in beats.iter().zip(renewals) {
+                let outcome = self.beaten(beat, renewal, now).await?;
+                results.push(BeatResult { key: beat.key.clone(), epoch: beat.epoch, outcome });
             }
-            results.push(BeatResult { key: beat.key, epoch: beat.epoch, outcome });
+            tokio::task::yield_now().await;
         }
         Ok(results)
     }
@@ -319,6 +310,23 @@ impl Registry {
         sweep::run(&self, shutdown).await;
     }
 
+    async fn beaten(&self, beat: &Beat, renewal: Renewal, now: Now) -> Result<BeatOutcome, Error> {
+        match renewal {
+            Renewal::Unknown => return Ok(BeatOutcome::Unknown),
+            Renewal::Stale => return Ok(BeatOutcome::Stale),
+            Renewal::Renewed => {}
+        }
+        let view = self.view();
+        if let Some(record) = view.record(&beat.key).filter(|record| record.epoch == beat.epoch) {
+            record.renewed.set(now.wall);
+        }
+        // Most beats say nothing new, and cost no more than this look.
+        if let Plan::Commit(_) = plan::beat(&view, beat) {
+            self.change(|view, _| Ok(plan::beat(view, beat))).await?;
+        }
+        Ok(BeatOutcome::Renewed)
+    }
+
     fn now(&self) -> Now {
         (self.options.clock)()
     }
@@ -343,7 +351,7 @@ impl Registry {
                         ),
                     ));
                 }
-                Err(error) => return Err(unavailable(error)),
+                Err(error) => return Err(error.into()),
             }
         }
         Err(Error::new(
@@ -355,7 +363,8 @@ impl Registry {
     /// Waits until the view has reached a revision; `false` if it does not in time.
     async fn wait_for(&self, revision: u64) -> bool {
         let mut applied = self.applied.subscribe();
-        let reached = tokio::time::timeout(COMES_BACK, applied.wait_for(|applied| *applied >= revision)).await;
+        let reached =
+            tokio::time::timeout(COMES_BACK, applied.wait_for(|applied| *applied >= revision)).await;
         matches!(reached, Ok(Ok(_)))
     }
 }
@@ -381,10 +390,11 @@ fn checked_override(
 fn gone_again(key: &InstanceKey) -> Error {
     Error::new(
         ErrorCode::FailedPrecondition,
-        format!("instance {key} was removed by somebody else right after the change: look before trying again"),
+        format!(
+            "instance {key} was removed by somebody else right after the change: look before trying again"
+        ),
     )
 }
 
-fn unavailable(error: StoreError) -> Error {
-    Error::new(ErrorCode::Unavailable, format!("the registry's store failed, try again: {error}"))
-}
+#[cfg(test)]
+mod tests;

@@ -147,8 +147,7 @@ pub(super) fn deregister(
     now: Now,
 ) -> Result<Plan, Error> {
     let before = find(view, key, epoch)?;
-    let event =
-        event(before, EventKind::Deregistered, labelled("deregistered", reason), &Arc::from(actor));
+    let event = event(before, EventKind::Deregistered, labelled("deregistered", reason), &Arc::from(actor));
     Ok(remove(view, before, false, event, now))
 }
 
@@ -175,9 +174,8 @@ pub(super) fn set_override(
 
 /// Ends an override whose time is over. `Done` if another one is in force by now.
 pub(super) fn end_override(view: &View, key: &InstanceKey, now: Now) -> Plan {
-    let over = |record: &&Arc<Record>| {
-        record.overridden.as_ref().is_some_and(|word| word.expires_at <= now.wall)
-    };
+    let over =
+        |record: &&Arc<Record>| record.overridden.as_ref().is_some_and(|word| word.expires_at <= now.wall);
     let Some(before) = view.record(key).filter(over) else { return Plan::Done(view.revision()) };
     let mut after = Record::clone(before);
     after.overridden = None;

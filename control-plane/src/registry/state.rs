@@ -164,10 +164,10 @@ impl State {
         for (service, summary) in &self.view.services {
             if !left.contains_key(service) && !empty.contains_key(service) {
                 steps.push(Step::Write(Written::Forgotten(service.clone())));
-            } else if let (Some(held), Some(now)) = (&summary.empty, empty.get(service)) {
-                if held.revision != now.revision {
-                    steps.push(Step::Keep(Arc::clone(now)));
-                }
+            } else if let (Some(held), Some(now)) = (&summary.empty, empty.get(service))
+                && held.revision != now.revision
+            {
+                steps.push(Step::Keep(Arc::clone(now)));
             }
         }
         let unknown = empty.values().filter(|empty| !self.view.services.contains_key(&empty.key));
@@ -206,7 +206,8 @@ impl State {
             }
         };
         self.view.revision = revision;
-        let new_conflicts = compiled.elections.into_iter().flat_map(|election| self.reelect(election)).collect();
+        let new_conflicts =
+            compiled.elections.into_iter().flat_map(|election| self.reelect(election)).collect();
         let matters = completed || !compiled.change.is_empty();
         let publication = matters.then(|| {
             self.view.head = revision;
@@ -298,3 +299,6 @@ impl State {
         new.map(|lost| after.conflict(&lost.service)).collect()
     }
 }
+
+#[cfg(test)]
+mod tests;

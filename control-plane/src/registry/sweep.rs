@@ -20,7 +20,7 @@ use super::{
     guard::{Guard, Standing, Verdict},
     plan::{self, Lapse, Plan},
 };
-use crate::store::{Mutation, Now, StoreError};
+use crate::store::{LeaseStatus, Mutation, Now, StoreError};
 
 /// The shortest sleep, so that deadlines that are close together are swept together.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -34,11 +34,7 @@ const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// Sweeps until `shutdown`.
 pub(super) async fn run(registry: &Registry, shutdown: CancellationToken) {
-    let mut sweep = Sweep {
-        registry,
-        guard: Guard::new(registry.options.suspect_window),
-        patient_until: registry.now().monotonic,
-    };
+    let mut sweep = Sweep::new(registry);
     loop {
         let now = registry.now();
         let next = match sweep.all(now).await {
@@ -58,15 +54,22 @@ pub(super) async fn run(registry: &Registry, shutdown: CancellationToken) {
     }
 }
 
-struct Sweep<'a> {
+/// The sweep's own memory, from one time to the next.
+pub(super) struct Sweep<'a> {
     registry: &'a Registry,
     guard: Guard,
     /// No lease expires before this.
     patient_until: Instant,
 }
 
-impl Sweep<'_> {
-    fn notice_standstill(&mut self, wake: Instant) {
+impl<'a> Sweep<'a> {
+    pub(super) fn new(registry: &'a Registry) -> Self {
+        let guard = Guard::new(registry.options.suspect_window);
+        Self { registry, guard, patient_until: registry.now().monotonic }
+    }
+
+    /// Sees from when it was to wake whether the process stood still.
+    pub(super) fn notice_standstill(&mut self, wake: Instant) {
         let now = self.registry.now().monotonic;
         let late = now.saturating_duration_since(wake);
         if late > STANDSTILL {
@@ -77,7 +80,7 @@ impl Sweep<'_> {
     }
 
     /// Sweeps everything that is due; answers when something is due again.
-    async fn all(&mut self, now: Now) -> Result<Option<Instant>, StoreError> {
+    pub(super) async fn all(&mut self, now: Now) -> Result<Option<Instant>, StoreError> {
         let settling = self.settle(now).await?;
         let leases = if now.monotonic < self.patient_until {
             Some(self.patient_until)
@@ -133,7 +136,7 @@ impl Sweep<'_> {
     ) -> Result<Vec<(InstanceKey, Verdict)>, StoreError> {
         let view = self.registry.view();
         let leases = self.registry.store.leases(service, now).await?.into_iter();
-        let standing = |lease: crate::store::LeaseStatus| Standing {
+        let standing = |lease: LeaseStatus| Standing {
             suspect: view.record(&lease.key).is_some_and(|record| record.suspect.is_some()),
             key: lease.key,
             ttl: lease.ttl,

@@ -211,3 +211,27 @@ impl Inner {
         self.revision
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::{
+        super::{conformance, samples},
+        *,
+    };
+
+    #[tokio::test]
+    async fn the_memory_store_does_what_every_store_does() {
+        conformance::suite(Memory::new).await;
+    }
+
+    #[tokio::test]
+    async fn a_watch_from_a_forgotten_revision_is_told_so() {
+        let now = samples::ManualClock::new().now();
+        let store = Memory::remembering(2);
+        for _ in 0..5 {
+            store.commit(Mutation::Complete, now).await.expect("it commits");
+        }
+        assert_eq!(store.watch(2).await.err(), Some(StoreError::Compacted { oldest: 3 }));
+        assert!(store.watch(3).await.is_ok() && store.watch(5).await.is_ok());
+    }
+}

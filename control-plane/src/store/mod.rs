@@ -7,9 +7,13 @@
 //!
 //! Deliberately absent: a clock (callers pass [`Now`]; a store with a server uses the server's time).
 
+#[cfg(test)]
+mod conformance;
 mod leases;
 mod memory;
 mod record;
+#[cfg(test)]
+pub(crate) mod samples;
 
 use std::{
     pin::Pin,
@@ -18,7 +22,10 @@ use std::{
 };
 
 use futures_util::Stream;
-use waypost_proto::name::{InstanceKey, ServiceKey};
+use waypost_proto::{
+    error::{Error, ErrorCode},
+    name::{InstanceKey, ServiceKey},
+};
 
 pub(crate) use self::record::{first_key, micros};
 pub use self::{
@@ -48,13 +55,13 @@ pub enum StoreError {
         revision: u64,
     },
     /// The watch asks for revisions that are no longer remembered. Load again and compare.
-    #[error("the store remembers changes since revision {oldest} only")]
+    #[error("it remembers changes since revision {oldest} only")]
     Compacted {
         /// The oldest revision that a watch can begin after.
         oldest: u64,
     },
     /// The store cannot be reached for now.
-    #[error("the store is unavailable: {0}")]
+    #[error("it is unavailable for now, try again: {0}")]
     Unavailable(String),
     /// There is no such kind of store.
     #[error("{url:?} names no store: {reason}; there is \"memory://\"")]
@@ -64,6 +71,16 @@ pub enum StoreError {
         /// What is wrong with it.
         reason: String,
     },
+}
+
+impl From<StoreError> for Error {
+    fn from(error: StoreError) -> Self {
+        let code = match error {
+            StoreError::Unknown { .. } => ErrorCode::InvalidArgument,
+            _ => ErrorCode::Unavailable,
+        };
+        Self::new(code, format!("the registry's store: {error}"))
+    }
 }
 
 /// All that a store holds at one revision.

@@ -88,10 +88,10 @@ pub struct Claim {
 impl Claim {
     /// What a specification claims, dated by `claimed_at`. The prefix comes first.
     pub fn all(spec: &InstanceSpec, claimed_at: impl Fn(&str) -> SystemTime) -> Vec<Self> {
-        let prefix = spec.prefix.iter().map(|path| RouteMatch::Prefix {
-            path: path.clone(),
-            strip: spec.strip_prefix,
-        });
+        let prefix = spec
+            .prefix
+            .iter()
+            .map(|path| RouteMatch::Prefix { path: path.clone(), strip: spec.strip_prefix });
         let templates = spec.endpoints.iter().cloned().map(RouteMatch::Template);
         let claim = |matches: RouteMatch| {
             let route = Route::new(spec.key.service().clone(), matches, Vec::new());

@@ -1,0 +1,268 @@
+//! What the state machine promises, after any sequence of operations: publications carry a snapshot along,
+//! counts are counts, and who loads or catches up comes to the same as who followed.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use futures_util::{FutureExt, StreamExt};
+use proptest::{collection::vec, prelude::*};
+use waypost_proto::{instance::InstanceSpec, v1::InstanceState};
+
+use super::{
+    super::{
+        Beat,
+        plan::{self, Lapse, Plan},
+    },
+    *,
+};
+use crate::store::{
+    Health, Memory, Mutation, Override, Store, StoreError, Watch,
+    samples::{self, ManualClock, TTL},
+};
+
+#[derive(Clone, Debug)]
+enum Operation {
+    Register { key: &'static str, version: &'static str, prefix: &'static str },
+    Beat { key: &'static str, healthy: Option<bool> },
+    Drain { key: &'static str, draining: bool },
+    Override { key: &'static str, state: Option<InstanceState> },
+    Deregister { key: &'static str },
+    Lapse { key: &'static str, hold: bool },
+    EndOverride { key: &'static str },
+    Forget { service: &'static str },
+    Complete,
+}
+
+const KEYS: [&str; 6] = ["a/1", "a/2", "b/1", "b/2", "c/1", "c/2"];
+
+fn operation() -> impl Strategy<Value = Operation> {
+    let key = || prop::sample::select(KEYS.to_vec());
+    let version = prop::sample::select(vec!["", "1", "2"]);
+    let prefix = prop::sample::select(vec!["", "/x", "/y"]);
+    let state = prop::option::of(prop::sample::select(vec![InstanceState::Up, InstanceState::Down]));
+    let service = prop::sample::select(vec!["a", "b", "c"]);
+    prop_oneof![
+        6 => (key(), version, prefix)
+            .prop_map(|(key, version, prefix)| Operation::Register { key, version, prefix }),
+        3 => (key(), prop::option::of(any::<bool>())).prop_map(|(key, healthy)| Operation::Beat { key, healthy }),
+        2 => (key(), any::<bool>()).prop_map(|(key, draining)| Operation::Drain { key, draining }),
+        2 => (key(), state).prop_map(|(key, state)| Operation::Override { key, state }),
+        4 => key().prop_map(|key| Operation::Deregister { key }),
+        3 => (key(), any::<bool>()).prop_map(|(key, hold)| Operation::Lapse { key, hold }),
+        2 => key().prop_map(|key| Operation::EndOverride { key }),
+        2 => service.prop_map(|service| Operation::Forget { service }),
+        1 => Just(Operation::Complete),
+    ]
+}
+
+fn now<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("the memory store never waits")
+}
+
+/// A store, the state that follows it, and a proxy's snapshot that follows the state.
+struct World {
+    store: Memory,
+    watch: Watch,
+    clock: Arc<ManualClock>,
+    state: State,
+    proxy: Snapshot,
+}
+
+fn key(text: &str) -> InstanceKey {
+    text.parse().expect("a good key")
+}
+
+impl World {
+    fn new() -> Self {
+        let store = Memory::new();
+        let clock = ManualClock::new();
+        let state = State::load(now(store.load()).expect("it loads"), 100, clock.now());
+        let watch = now(store.watch(0)).expect("it is watched");
+        Self { proxy: state.snapshot(), watch, store, clock, state }
+    }
+
+    fn plan(&self, operation: &Operation) -> Option<Plan> {
+        let (view, now) = (self.state.view(), self.clock.now());
+        let epoch = |text: &str| view.record(&key(text)).map(|record| record.epoch);
+        match *operation {
+            Operation::Register { key, version, prefix } => {
+                let wire = v1::InstanceSpec {
+                    version: version.to_owned(),
+                    prefix: Some(prefix.to_owned()),
+                    ..samples::wire(key)
+                };
+                let spec = InstanceSpec::from_wire(&wire).expect("a good spec");
+                Some(plan::register(view, spec, TTL, "test", plan::next_epoch(0, now), now))
+            }
+            Operation::Beat { key: text, healthy } => {
+                let health = healthy.map(|healthy| Health { healthy, reason: String::new() });
+                Some(plan::beat(view, &Beat { key: key(text), epoch: epoch(text)?, health }))
+            }
+            Operation::Drain { key: text, draining } => {
+                plan::drain(view, &key(text), 0, draining, "test", "test").ok()
+            }
+            Operation::Override { key: text, state } => {
+                let word = state.map(|state| Override {
+                    state,
+                    expires_at: now.wall + Duration::from_secs(5),
+                    reason: String::new(),
+                });
+                plan::set_override(view, &key(text), word.as_ref(), "test").ok()
+            }
+            Operation::Deregister { key: text } => {
+                plan::deregister(view, &key(text), 0, "test", "test", now).ok()
+            }
+            Operation::Lapse { key: text, hold } => {
+                let lapse = if hold { Lapse::Hold(TTL) } else { Lapse::Expire };
+                Some(plan::lapse(view, &key(text), epoch(text)?, lapse, now))
+            }
+            Operation::EndOverride { key: text } => Some(plan::end_override(view, &key(text), now)),
+            Operation::Forget { service } => {
+                let service: ServiceKey = service.parse().expect("a good name");
+                let expected = view.services.get(&service)?.empty.as_ref()?.revision;
+                Some(Plan::Commit(Box::new(Mutation::Forget { service, expected })))
+            }
+            Operation::Complete => Some(Plan::Commit(Box::new(Mutation::Complete))),
+        }
+    }
+
+    /// Does it, follows, and answers whether something was committed.
+    fn run(&mut self, operation: &Operation) -> bool {
+        self.clock.pass(Duration::from_secs(1));
+        let Some(Plan::Commit(mutation)) = self.plan(operation) else { return false };
+        match now(self.store.commit(*mutation, self.clock.now())) {
+            Ok(_) => {}
+            // The lease has not lapsed.
+            Err(StoreError::Conflict { .. }) => return false,
+            Err(error) => panic!("{error}"),
+        }
+        let commit = now(self.watch.next()).expect("it goes on").expect("a commit");
+        let applied = self.state.apply(&commit);
+        self.proxy = follow(&self.proxy, vec![applied]);
+        true
+    }
+}
+
+/// A proxy's snapshot after some publications, which must come in order.
+fn follow(proxy: &Snapshot, applied: Vec<Applied>) -> Snapshot {
+    applied.into_iter().filter_map(|applied| applied.publication).fold(proxy.clone(), |proxy, publication| {
+        assert!(publication.revision > proxy.revision(), "revisions grow");
+        let settled = publication.settled;
+        proxy.change(publication.change, publication.revision, settled).expect("nothing dangles").0
+    })
+}
+
+fn assert_counts(view: &View) {
+    let mut counted: BTreeMap<ServiceKey, [u32; 4]> = BTreeMap::new();
+    for record in view.instances.values() {
+        let counts = counted.entry(record.key().service().clone()).or_default();
+        let at = match record.state() {
+            InstanceState::Up => 0,
+            InstanceState::Down => 1,
+            InstanceState::Draining => 2,
+            InstanceState::Suspect => 3,
+            InstanceState::Unspecified => panic!("a record always has a state"),
+        };
+        counts[at] += 1;
+    }
+    for (service, summary) in &view.services {
+        let counts = counted.remove(service).unwrap_or_default();
+        assert_eq!(summary.counts, counts, "{service}");
+        assert_eq!(
+            summary.empty.is_some(),
+            counts == [0; 4],
+            "{service} is empty just if it has no instance"
+        );
+    }
+    assert!(counted.is_empty(), "every instance has its service");
+}
+
+fn assert_lost(view: &View) {
+    let shadowed = view.routes.iter().flat_map(|(route, election)| {
+        election.shadowed.iter().map(|lost| {
+            let claim = LostClaim { election: election.clone(), claimed_at: lost.claimed_at };
+            ((lost.service.clone(), route.clone()), claim)
+        })
+    });
+    let expected: BTreeMap<_, _> = shadowed.collect();
+    let held: BTreeMap<_, _> = view.lost.iter().map(|(key, claim)| (key.clone(), claim.clone())).collect();
+    assert_eq!(held, expected);
+}
+
+fn assert_due(state: &State) {
+    let words =
+        state.view.instances.values().filter_map(|record| {
+            record.overridden.as_ref().map(|word| (word.expires_at, record.key().clone()))
+        });
+    assert_eq!(state.overrides, words.collect());
+    let empty = state.view.services.values().filter_map(|summary| summary.empty.as_ref());
+    assert_eq!(state.empty_services, empty.map(|empty| (empty.emptied_at, empty.key.clone())).collect());
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn whoever_follows_loads_or_catches_up_holds_the_same(
+        operations in vec(operation(), 1..50), away in 0..50_usize
+    ) {
+        let mut world = World::new();
+        let mut late = State::load(now(world.store.load()).expect("it loads"), 100, world.clock.now());
+        let mut late_proxy = late.snapshot();
+        for (at, operation) in operations.iter().enumerate() {
+            world.run(operation);
+            let loaded = now(world.store.load()).expect("it loads");
+            prop_assert_eq!(world.state.view().revision(), loaded.revision);
+            prop_assert_eq!(world.proxy.position(), world.state.snapshot().position());
+            let fresh = State::load(loaded.clone(), 100, world.clock.now());
+            prop_assert_eq!(fresh.snapshot().digest(), world.proxy.digest());
+            prop_assert_eq!(fresh.view().settled(), world.state.view().settled());
+            for state in [&world.state, &fresh] {
+                assert_counts(state.view());
+                assert_lost(state.view());
+                assert_due(state);
+            }
+            if at == away || at + 1 == operations.len() {
+                late_proxy = follow(&late_proxy, late.catch_up(loaded, world.clock.now()));
+                prop_assert_eq!(late_proxy.digest(), world.proxy.digest());
+                prop_assert_eq!(late.view().revision(), world.state.view().revision());
+                assert_counts(late.view());
+                assert_lost(late.view());
+                assert_due(&late);
+            }
+        }
+    }
+}
+
+#[test]
+fn what_is_due_is_named_with_the_next_that_will_be() {
+    let mut world = World::new();
+    for key in ["a/1", "a/2", "b/1"] {
+        world.run(&Operation::Register { key, version: "", prefix: "" });
+    }
+    let start = world.clock.now().wall;
+    world.run(&Operation::Override { key: "a/1", state: Some(InstanceState::Down) });
+    world.run(&Operation::Override { key: "a/2", state: Some(InstanceState::Down) });
+    world.run(&Operation::Deregister { key: "b/1" });
+    let second = Duration::from_secs(1);
+    let due = |after: u32| {
+        let at = start + second * after;
+        world.state.due(at, at - second * 60)
+    };
+    // Overridden at 1 s and 2 s for 5 s each; emptied at 3 s and kept for 60 s.
+    assert_eq!(due(5), Due { next: Some(start + second * 6), ..Due::default() });
+    assert_eq!(due(6).overrides, [key("a/1")]);
+    assert_eq!(due(6).next, Some(start + second * 7));
+    assert_eq!((due(7).overrides.len(), due(7).next), (2, Some(start + second * 63)));
+    assert_eq!(due(63).services, ["b".parse().expect("a good name")]);
+}
+
+#[test]
+fn the_history_keeps_the_newest_events() {
+    let mut world = World::new();
+    world.state.history_limit = 3;
+    for _ in 0..5 {
+        world.run(&Operation::Register { key: "a/1", version: "", prefix: "" });
+    }
+    let revisions: Vec<u64> = world.state.view().events.iter().map(|past| past.revision).collect();
+    assert_eq!(revisions, [3, 4, 5]);
+}
