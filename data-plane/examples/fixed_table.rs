@@ -10,6 +10,7 @@ use std::{error::Error, net::SocketAddr, sync::Arc};
 
 use tokio::sync::Notify;
 use waypost_proto::{
+    error::Error as Refused,
     instance::{Endpoint, Protocol},
     name::{InstanceKey, ServiceKey},
     route::{Route, RouteMatch},
@@ -51,7 +52,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     }
 }
 
-fn add(change: &mut Change, name: &str, instance: &str) -> Result<(), Box<dyn Error>> {
+fn add(change: &mut Change, name: &str, instance: &str) -> Result<(), Refused> {
     let service = ServiceKey::new("", name)?;
     let matches = RouteMatch::Prefix { path: format!("/{name}").parse()?, strip: true };
     change.services.push(service.clone());
