@@ -266,7 +266,7 @@ mod tests {
             ("--threads", "0", "1..=1024"),
             ("--state-max-age", "old", "must be a length of time"),
             ("--proxy-id", "a b", "must be 1 to 128 visible"),
-            ("--zone", "", "a value is required"),
+            ("--zone", "", "must be 1 to 128 visible"),
             ("--namespace", "a b", "must be 1 to 63"),
             ("--balancer", "fair", "round-robin, random, least-request"),
             ("--connect-timeout", "0", "must be longer than 0"),

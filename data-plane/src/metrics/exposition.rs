@@ -76,7 +76,7 @@ impl Sums<'_> {
         let classes = ["1xx", "2xx", "3xx", "4xx", "5xx"];
         let metrics = classes.into_iter().enumerate().map(|(class, name)| {
             let mut cumulative = 0;
-            let bounds = BOUNDS_US.into_iter().map(|bound| float(bound) / 1e6).chain([f64::INFINITY]);
+            let bounds = BOUNDS_US.into_iter().map(|bound| float(bound) / 1e6);
             let buckets = bounds.enumerate().map(|(at, bound)| {
                 cumulative += self.sum(|worker| &worker.durations[class].buckets[at]);
                 let mut bucket = Bucket::default();
@@ -86,7 +86,9 @@ impl Sums<'_> {
             });
             let mut histogram = Histogram::default();
             histogram.set_bucket(buckets.collect());
-            histogram.set_sample_count(cumulative);
+            // The encoder adds the bucket without a bound, from the count of all.
+            let beyond = self.sum(|worker| &worker.durations[class].buckets[BOUNDS_US.len()]);
+            histogram.set_sample_count(cumulative + beyond);
             histogram.set_sample_sum(float(self.sum(|worker| &worker.durations[class].sum_ns)) / 1e9);
             let mut metric = Metric::from_label(vec![label("http_response_status_class", name)]);
             metric.set_histogram(histogram);
