@@ -2,10 +2,10 @@
 //!
 //!     plan ──▶ programs found, ports free ──▶ control plane ──▶ proxies ──▶ services ──▶ banner
 //!                                                                                         │ Ctrl-C, or the tour's end
-//!     record removed ◀── control plane ◀── services ◀── proxies (each finishes what is in flight)
+//!     record removed ◀── control plane ◀── proxies ◀── services (each finishes what is in flight)
 //!
-//! Order matters at the end: proxies stop taking requests first, services drain while there is a control
-//! plane to tell, and that goes last. Deliberately absent: anything that an installation needs (users, limits,
+//! Order matters at the end: services drain while there are proxies to wait for, proxies finish what their
+//! clients have asked, and what both report to goes last. Deliberately absent: anything that an installation needs (users, limits,
 //! boot order); that is what `deploy/` is for.
 
 mod banner;

@@ -10,6 +10,8 @@ use crate::output::{
     table::{Colour, paint},
 };
 
+/// What begins the supervisor's own lines about a program.
+pub(super) const SUPERVISOR: &str = "-- ";
 const KEPT: usize = 40;
 
 /// The log of everything that runs. A clone is the same log.
@@ -43,7 +45,7 @@ impl Log {
 
     /// A line from the supervisor itself about a program.
     pub(super) fn say(&self, name: &str, words: &str) {
-        self.line(name, &format!("-- {words}"));
+        self.line(name, &format!("{SUPERVISOR}{words}"));
     }
 
     /// The last lines of a program, for an error message.

@@ -206,10 +206,10 @@ impl Stack {
         self.log.show_tails(SHOWN);
     }
 
-    /// Ends everything: proxies, then services, then the control plane.
+    /// Ends everything: services, then proxies, then the control plane.
     pub(super) async fn stop(&self) {
-        end(self.proxies.iter().map(|(unit, _)| unit)).await;
         end(self.services.iter()).await;
+        end(self.proxies.iter().map(|(unit, _)| unit)).await;
         end(self.control_plane.iter().map(|plane| &plane.unit)).await;
         self.record.remove();
     }

@@ -14,7 +14,7 @@ use tokio::{
 };
 
 use super::{
-    log::Log,
+    log::{Log, SUPERVISOR},
     process::{Addresses, Launch, Process},
     record::Record,
 };
@@ -62,21 +62,11 @@ enum Order {
 }
 
 /// A program that is kept running until it is told to stop.
-#[derive(Debug)]
 pub(super) struct Unit {
     name: String,
-    log: LogTail,
+    log: Log,
     orders: mpsc::UnboundedSender<Order>,
     state: watch::Receiver<State>,
-}
-
-/// The log, without a `Debug` of its own.
-struct LogTail(Log);
-
-impl std::fmt::Debug for LogTail {
-    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        formatter.write_str("Log")
-    }
 }
 
 impl Unit {
@@ -87,7 +77,7 @@ impl Unit {
         let (state, watched) = watch::channel(State::Starting);
         let keeper = Keeper { spec, log: log.clone(), record: record.clone(), orders: received, state };
         tokio::spawn(keeper.run());
-        Self { name, log: LogTail(log.clone()), orders, state: watched }
+        Self { name, log: log.clone(), orders, state: watched }
     }
 
     /// What it is called.
@@ -122,7 +112,8 @@ impl Unit {
                 text::span(START_LIMIT)
             ),
         };
-        let tail = self.log.0.tail(&self.name, TAIL);
+        let mut tail = self.log.tail(&self.name, TAIL);
+        tail.retain(|line| !line.starts_with(SUPERVISOR));
         let words = if tail.is_empty() {
             String::new()
         } else {

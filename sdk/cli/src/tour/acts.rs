@@ -77,7 +77,7 @@ impl<'a> Tour<'a> {
     async fn register_and_route(&mut self) -> Result<(), Failure> {
         self.report.open(
             "register and route",
-            "Two services have registered themselves. Nothing was configured: a service is reachable by its name.",
+            &["Two services have registered themselves. Nothing was configured: a service is reachable by its name."],
         )?;
         let mut complaints = Vec::new();
         self.applied().await?;
@@ -139,8 +139,10 @@ impl<'a> Tour<'a> {
     }
 
     async fn balance(&mut self) -> Result<(), Failure> {
-        self.report
-            .open("balance", &format!("{BALANCED} requests to greeter, spread over its three instances."))?;
+        self.report.open(
+            "balance",
+            &["Requests to greeter, one after the other, spread over its three instances."],
+        )?;
         let tally = self.ask_greeter(BALANCED).await;
         let mut complaints = Vec::new();
         for (instance, (_, count)) in &tally.greeters {
@@ -159,8 +161,10 @@ impl<'a> Tour<'a> {
     async fn replace(&mut self) -> Result<(), Failure> {
         self.report.open(
             "replace every instance under load",
-            "Three instances of version 2 start; then each of version 1 gets SIGTERM. It drains: it ends when every \
-             proxy has applied that, and has nothing in flight to it.",
+            &[
+                "Three instances of version 2 start; then each of version 1 gets SIGTERM, and drains:",
+                "it ends when every proxy has applied that, and has nothing in flight to it.",
+            ],
         )?;
         let load = Load::start(&self.traffic());
         let started = Instant::now();
@@ -199,8 +203,10 @@ impl<'a> Tour<'a> {
         const VICTIM: &str = "greeter-v2-1";
         self.report.open(
             "kill an instance under load",
-            "SIGKILL: no goodbye. Proxies notice the first connection that fails, and try another instance; the \
-             lease runs out a little later.",
+            &[
+                "SIGKILL: no goodbye. Proxies notice the first connection that fails, and try another instance;",
+                "the lease runs out a little later.",
+            ],
         )?;
         let mut complaints = Vec::new();
         let load = Load::start(&self.traffic());
@@ -249,8 +255,10 @@ impl<'a> Tour<'a> {
     async fn outage(&mut self) -> Result<(), Failure> {
         self.report.open(
             "stop and start the control plane under load",
-            "Proxies go on by the last table that they know. The control plane comes back with an empty memory, \
-             and the services register again by themselves.",
+            &[
+                "Proxies go on by the last table that they know. The control plane comes back with an empty memory,",
+                "and the services register again by themselves.",
+            ],
         )?;
         let mut complaints = Vec::new();
         let expected = self.names().await?;

@@ -73,10 +73,10 @@ impl<'a> Report<'a> {
     ///
     /// # Errors
     /// Nobody reads it.
-    pub(super) fn open(&self, title: &str, what: &str) -> Result<(), Failure> {
+    pub(super) fn open(&self, title: &str, what: &[&str]) -> Result<(), Failure> {
         let heading = format!("\nAct {}: {title}", self.acts.len() + 1);
         self.line(&paint(&heading, Some(Colour::Yellow), self.output.colour()))?;
-        self.line(&format!("  {what}"))
+        what.iter().try_for_each(|line| self.line(&format!("  {line}")))
     }
 
     /// Says what happens.
@@ -113,7 +113,7 @@ impl<'a> Report<'a> {
         );
         if let Some(applied) = applied {
             line.push_str(&format!(
-                "; commit to applied p50 {:.1} ms, max {:.1} ms",
+                "; commit to applied, latest changes: p50 {:.1} ms, max {:.1} ms",
                 applied.p50_ms, applied.max_ms
             ));
         }

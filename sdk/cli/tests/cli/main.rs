@@ -1,0 +1,9 @@
+//! The `waypost` program, as a user and as a script meet it.
+//!
+//! One program for all tests, because each would otherwise be linked anew.
+
+mod dev;
+mod fake;
+mod output;
+mod refusals;
+mod support;
