@@ -67,7 +67,7 @@ impl std::str::FromStr for AdminListen {
 /// The address cannot be bound.
 pub async fn serve(listen: AdminListen, roster: Roster, metrics: Metrics) -> std::io::Result<()> {
     let AdminListen::At(address) = listen else {
-        tracing::info!(admin = "none", "listening");
+        tracing::info!(admin = %"none", "listening");
         return Ok(());
     };
     let listener = TcpListener::bind(address).await?;

@@ -17,6 +17,8 @@ use crate::{
     supervise::Run,
 };
 
+const CONFIG_HELP: &str = "Read the agent's own options (the keys are the long flags) and a list of services from a YAML or JSON file";
+
 /// Registers, checks and drains services that use no SDK.
 ///
 /// `run` starts a command and cares for it; `--config FILE` cares for services that run already.
@@ -111,6 +113,7 @@ impl Agent {
         let mut command = global
             .into_iter()
             .fold(Cli::command(), |command, id| command.mut_arg(id, |arg| arg.global(true)));
+        command = command.mut_arg("config", |arg| arg.help(CONFIG_HELP));
         let path = config_path(&command, &arguments);
         let file = match &path {
             None => AgentFile::default(),

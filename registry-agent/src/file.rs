@@ -210,6 +210,13 @@ mod tests {
     }
 
     #[test]
+    fn the_example_of_the_page_is_a_good_file() {
+        let page = include_str!("../README.md");
+        let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
+        assert_eq!(parse(example.expect("the page has one")).expect("a good file").services.len(), 2);
+    }
+
+    #[test]
     fn a_mistake_is_named_with_its_line_and_the_way_out() {
         let service = "services:\n  - service: users\n    port: 9001\n";
         for (text, line, words) in [

@@ -80,6 +80,14 @@ fn the_command() {
     let port = std::env::var("PORT").expect("the agent sets it");
     write(&format!("PORT={port} WAYPOST_SERVICE={}", std::env::var("WAYPOST_SERVICE").expect("it is set")));
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("the port is free");
+    let agent = nix::unistd::getppid();
+    std::thread::spawn(move || {
+        // An agent that a failed test has killed leaves no command behind.
+        while nix::unistd::getppid() == agent {
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        std::process::exit(1);
+    });
     let health = folder.join("health");
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {

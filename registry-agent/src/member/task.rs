@@ -238,8 +238,11 @@ impl Task {
             let _ = done.send(None);
             return;
         };
+        let mut waiting = vec![done];
         let outcome = match departure {
-            Departure::Drain => drain(&registered, &mut self.commands, self.config.drain_deadline).await,
+            Departure::Drain => {
+                drain(&registered, &mut self.commands, self.config.drain_deadline, &mut waiting).await
+            }
             Departure::AtOnce => None,
         };
         let word = match &outcome {
@@ -265,7 +268,9 @@ impl Task {
         self.registered = Some(registered);
         self.show(true);
         self.metrics.forget(&service, &instance);
-        let _ = done.send(outcome);
+        for done in waiting {
+            let _ = done.send(outcome.clone());
+        }
     }
 
     fn labels(&self) -> (String, String) {
@@ -291,19 +296,23 @@ impl Task {
     }
 }
 
-/// Drains, unless it is told meanwhile to leave at once.
+/// Drains, unless it is told meanwhile to leave at once; who told so then waits, too.
 async fn drain(
     registered: &Registered,
     commands: &mut mpsc::UnboundedReceiver<Command>,
     deadline: Duration,
+    waiting: &mut Vec<Done>,
 ) -> Option<DrainOutcome> {
     let drain = registered.drain(deadline);
     tokio::pin!(drain);
     loop {
         tokio::select! {
             outcome = &mut drain => return Some(outcome),
-            Some(command) = commands.recv() => if let Command::Leave(Departure::AtOnce, _) = command {
-                return None;
+            Some(command) = commands.recv() => if let Command::Leave(departure, done) = command {
+                waiting.push(done);
+                if departure == Departure::AtOnce {
+                    return None;
+                }
             }
         }
     }

@@ -33,6 +33,7 @@ impl Agent {
             .envs(variables.iter().map(|(name, value)| (name, value)))
             .args(arguments)
             .stdin(Stdio::null())
+            .stdout(Stdio::null())
             .stderr(Stdio::piped())
             .spawn()
             .expect("the agent starts");
