@@ -57,7 +57,8 @@ async fn main() {
     sleep(Duration::from_millis(200)).await;
     let status = plane.api.status().await.expect("a status");
     let propagation = status.propagation.unwrap_or_default();
-    let theirs = |wire: Option<pbjson_types::Duration>| wire.as_ref().and_then(time::duration).unwrap_or_default();
+    let theirs =
+        |wire: Option<pbjson_types::Duration>| wire.as_ref().and_then(time::duration).unwrap_or_default();
 
     say(format!(
         "commit -> applied: {SUBSCRIBERS} subscribers, {INSTANCES} instances, {CHANGES_A_SECOND} changes a second"
@@ -72,7 +73,10 @@ async fn main() {
     ));
     let changes = u64::from(CHANGES_A_SECOND * SECONDS * SUBSCRIBERS);
     say(format!("  {deltas} deltas for {changes} (change, subscriber) pairs"));
-    say(format!("  target: p99 <= {TARGET_P99:?}: {}", if at(0.99) <= TARGET_P99 { "met" } else { "MISSED" }));
+    say(format!(
+        "  target: p99 <= {TARGET_P99:?}: {}",
+        if at(0.99) <= TARGET_P99 { "met" } else { "MISSED" }
+    ));
 }
 
 fn histogram() -> Histogram<u64> {

@@ -72,7 +72,9 @@ struct Peer {
 #[tokio::main]
 async fn main() {
     let (Some(wrk), Some(nginx)) = (find("wrk"), find("nginx")) else {
-        say("proxy cost: skipped: nginx (the upstream) or wrk (the client) is not installed; run tests/setup.sh --bench");
+        say(
+            "proxy cost: skipped: nginx (the upstream) or wrk (the client) is not installed; run tests/setup.sh --bench",
+        );
         return;
     };
     let directory = tempfile::tempdir().expect("a temporary directory");
@@ -101,7 +103,11 @@ async fn main() {
             None
         }
     };
-    peers.extend(haproxy.as_ref().map(|server| Peer { name: "haproxy", pid: server.id(), url: url(haproxy_port) }));
+    peers.extend(haproxy.as_ref().map(|server| Peer {
+        name: "haproxy",
+        pid: server.id(),
+        url: url(haproxy_port),
+    }));
     peers.iter().for_each(|peer| pin(peer.pid, PROXY_CORE));
     pin(plane.process.id(), OTHER_CORE);
 
@@ -165,7 +171,7 @@ async fn waypost(upstream_port: u16) -> (ControlPlane, Proxy) {
     let control_plane = ControlPlane::start(&[]).await;
     let others = (1..SERVICES).map(|number| spec(&format!("service-{number}"), "127.0.0.1:1"));
     register_all(&control_plane.api, others).await;
-    let upstream = spec("bench", format!("127.0.0.1:{upstream_port}"));
+    let upstream = spec("bench", &format!("127.0.0.1:{upstream_port}"));
     control_plane.api.register(&upstream, Duration::from_secs(3600)).await.expect("a lease");
     let proxy = Proxy::start(control_plane.grpc, &strings(&["--threads", "1"])).await;
     proxy.ready().await;

@@ -41,7 +41,8 @@ async fn main() {
     for pair in resident.windows(2) {
         let [(few, (plane_few, proxy_few)), (many, (plane_many, proxy_many))] = pair else { continue };
         let mib = |bytes: u64| bytes / (1 << 20);
-        let each = |few_bytes: u64, many_bytes: u64| many_bytes.saturating_sub(few_bytes) / u64::from(many - few);
+        let each =
+            |few_bytes: u64, many_bytes: u64| many_bytes.saturating_sub(few_bytes) / u64::from(many - few);
         say(format!(
             "  {few:>6} -> {many:>6} instances   control plane {:>4} MiB, {:>5} B per instance   proxy {:>4} MiB, \
              {:>5} B per endpoint",

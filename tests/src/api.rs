@@ -68,11 +68,8 @@ impl Api {
     /// # Errors
     /// The control plane's.
     pub async fn beats(&self, beats: Vec<Beat>) -> Result<Vec<BeatResult>, Status> {
-        let mut answers = self
-            .registry()
-            .heartbeat(tokio_stream::once(HeartbeatRequest { beats }))
-            .await?
-            .into_inner();
+        let mut answers =
+            self.registry().heartbeat(tokio_stream::once(HeartbeatRequest { beats })).await?.into_inner();
         let answer = answers.message().await?;
         Ok(answer.map(|answer| answer.results).unwrap_or_default())
     }
@@ -144,6 +141,6 @@ impl Api {
 }
 
 /// What a minimal registration declares.
-pub fn spec(service: &str, address: impl ToString) -> InstanceSpec {
+pub fn spec(service: &str, address: &(impl ToString + ?Sized)) -> InstanceSpec {
     InstanceSpec { service: service.into(), address: address.to_string(), ..Default::default() }
 }

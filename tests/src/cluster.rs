@@ -1,6 +1,6 @@
 //! A control plane and proxies, as processes on this machine.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
 
 use tempfile::TempDir;
 use waypost_proto::v1;
@@ -83,7 +83,9 @@ impl Proxy {
     /// Waits until it is ready, which takes a table.
     pub async fn ready(&self) {
         eventually("the proxy is ready", PATIENCE, async || match try_get(self.admin, "/readyz").await {
-            Ok(answer) => holds(answer.status.is_success(), || format!("{} {}", answer.status, answer.text())),
+            Ok(answer) => {
+                holds(answer.status.is_success(), || format!("{} {}", answer.status, answer.text()))
+            }
             Err(error) => Err(error),
         })
         .await;
@@ -151,7 +153,8 @@ impl Builder {
         let mut cluster =
             Cluster { proxies: Vec::new(), control_plane, directory, proxy_arguments: self.proxy_arguments };
         for _ in 0..self.proxies {
-            let more = if self.state { cluster.state_arguments() } else { Vec::new() };
+            let state = cluster.state_directory(cluster.proxies.len()).display().to_string();
+            let more = if self.state { strings(&["--state-dir", &state]) } else { Vec::new() };
             cluster.add_proxy(cluster.control_plane.grpc, &more).await;
         }
         for proxy in &cluster.proxies {
@@ -237,10 +240,16 @@ impl Cluster {
         status.head.ok_or_else(|| "the status has no head".to_owned())
     }
 
-    /// A directory for one proxy's state, as arguments.
-    pub fn state_arguments(&self) -> Vec<String> {
-        let directory: PathBuf = self.directory.path().join(format!("state-{}", self.proxies.len()));
-        strings(&["--state-dir", &directory.display().to_string()])
+    /// What the proxy at `index` has stored, all files together, as text as far as it is.
+    pub fn state(&self, index: usize) -> String {
+        let Ok(files) = fs::read_dir(self.state_directory(index)) else { return String::new() };
+        // A file may be replaced while it is looked for; the next look finds the new one.
+        let contents = files.filter_map(|file| fs::read(file.ok()?.path()).ok());
+        contents.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+    }
+
+    fn state_directory(&self, index: usize) -> PathBuf {
+        self.directory.path().join(format!("state-{index}"))
     }
 }
 

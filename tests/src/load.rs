@@ -208,7 +208,9 @@ impl Worker {
         report.failed += 1;
         if report.failures.len() < FAILURES_KEPT {
             let nth = report.sent;
-            report.failures.push(format!("request {nth} to {}{}: {reason}", self.plan.target, self.plan.path));
+            report
+                .failures
+                .push(format!("request {nth} to {}{}: {reason}", self.plan.target, self.plan.path));
         }
     }
 

@@ -40,7 +40,8 @@ pub fn cpu_time(pid: i32) -> Duration {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).expect("the process runs");
     // The second field is the name in brackets, which may hold blanks; proc(5) counts it as field 2.
     let (_, fields) = stat.rsplit_once(')').expect("the name is in brackets");
-    let field = |number: usize| fields.split_whitespace().nth(number - 3).and_then(|text| text.parse::<u32>().ok());
+    let field =
+        |number: usize| fields.split_whitespace().nth(number - 3).and_then(|text| text.parse::<u32>().ok());
     let (user, system) = (field(14).unwrap_or(0), field(15).unwrap_or(0));
     TICK * (user + system)
 }
@@ -85,7 +86,7 @@ pub fn median(values: &[f64]) -> f64 {
 /// The specification of the `number`th instance of a big registry: 100 instances to a service.
 pub fn big(number: u32) -> InstanceSpec {
     let [_, high, middle, low] = number.to_be_bytes();
-    let mut instance = spec(&format!("service-{}", number / 100), format!("10.{high}.{middle}.{low}:9000"));
+    let mut instance = spec(&format!("service-{}", number / 100), &format!("10.{high}.{middle}.{low}:9000"));
     instance.version = "1.0.0".into();
     instance.zone = "zone-a".into();
     instance
@@ -175,7 +176,8 @@ pub fn wrk_result(output: &str) -> (u64, u64) {
     let number = |text: &str| text.split_whitespace().find_map(|word| word.parse::<u64>().ok()).unwrap_or(0);
     let requests = output.lines().find(|line| line.contains(" requests in ")).map_or(0, number);
     let failures = output.lines().filter(|line| line.contains("Socket errors") || line.contains("Non-2xx"));
-    let numbers = failures.flat_map(|line| line.split([' ', ',']).filter_map(|word| word.parse::<u64>().ok()));
+    let numbers =
+        failures.flat_map(|line| line.split([' ', ',']).filter_map(|word| word.parse::<u64>().ok()));
     (requests, numbers.sum())
 }
 

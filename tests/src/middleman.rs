@@ -47,8 +47,9 @@ impl Middleman {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("a bound listener has an address");
         let faults = Arc::<Mutex<VecDeque<Fault>>>::default();
-        let service = SnapshotsServer::new(Passing { api: Api::new(control_plane), faults: Arc::clone(&faults) })
-            .max_decoding_message_size(usize::MAX);
+        let service =
+            SnapshotsServer::new(Passing { api: Api::new(control_plane), faults: Arc::clone(&faults) })
+                .max_decoding_message_size(usize::MAX);
         let serving = tokio::spawn(async move {
             let incoming = TcpListenerStream::new(listener);
             // It ends with the test; a proxy that is cut off by that says so in its own log.

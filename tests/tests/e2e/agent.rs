@@ -1,6 +1,7 @@
 //! The agent: it registers what knows nothing of Waypost, and drains it before it is told to stop.
 
 use std::{
+    fs,
     net::TcpListener,
     time::{Duration, Instant},
 };
@@ -32,7 +33,8 @@ async fn agent(cluster: &Cluster, port: u16, more: &[&str], service: &[&str]) ->
     let control_plane = format!("http://{}", cluster.control_plane.grpc);
     let (port, listen) = (port.to_string(), format!("127.0.0.1:{port}"));
     let program = Program::SampleService.path().display().to_string();
-    let mut arguments = strings(&["run", "--service", "shop", "--port", &port, "--control-plane", &control_plane]);
+    let mut arguments =
+        strings(&["run", "--service", "shop", "--port", &port, "--control-plane", &control_plane]);
     arguments.extend(strings(&["--admin-listen", "127.0.0.1:0"]));
     arguments.extend(strings(more));
     arguments.extend(strings(&["--", &program, "--instance", "behind-the-agent", "--listen", &listen]));
@@ -67,12 +69,12 @@ async fn a_command_is_drained_before_it_is_stopped_and_its_exit_code_is_the_agen
     let load = Load::http1(&Plan::new(cluster.traffic(), "/shop/slow?ms=50"));
     eventually("both take requests", SOON, async || {
         let report = load.so_far();
-        holds(report.by_instance.len() == 2, || format!("{report:?}"))
+        holds(report.by_instance.len() == 2 && report.sent > 50, || format!("{report:?}"))
     })
     .await;
     let status = agent.stop().await;
     assert_eq!(status.code(), Some(7), "{status}: {:?}", agent.log.lines());
-    load.stop().await.assert_lossless("load while the agent leaves", 20);
+    load.stop().await.assert_lossless("load while the agent leaves", 50);
     let held = cluster.api().instances("shop").await.expect("instances");
     assert_eq!(held.len(), 1, "only the other one is left: {held:?}");
 }
@@ -85,7 +87,8 @@ async fn a_command_takes_no_request_before_its_check_passes() {
     let (shown, marker) = (port.to_string(), tempfile::tempdir().expect("a temporary directory"));
     let ready = marker.path().join("ready").display().to_string();
     let check = format!("exec:test -e {ready}");
-    let arguments = ["run", "--service", "shop", "--port", &shown, "--health", &check, "--admin-listen", "127.0.0.1:0"];
+    let arguments =
+        ["run", "--service", "shop", "--port", &shown, "--health", &check, "--admin-listen", "127.0.0.1:0"];
     let service = Program::SampleService.path().display().to_string();
     let listen = format!("127.0.0.1:{port}");
     let command = ["--", &service, "--instance", "behind-the-agent", "--listen", &listen];
@@ -107,7 +110,7 @@ async fn a_command_takes_no_request_before_its_check_passes() {
         holds(!up, || seen)
     })
     .await;
-    std::fs::write(&ready, "").expect("the marker can be written");
+    fs::write(&ready, "").expect("the marker can be written");
     answers(&cluster).await;
 }
 
@@ -123,17 +126,15 @@ async fn a_command_that_dies_is_deregistered_and_the_agent_ends_as_it_did() {
     gone(&cluster).await;
 }
 
-/// The one child of a process.
+/// The one child of a process, whichever of its threads has started it.
 fn child_of(parent: i32) -> Pid {
-    let path = format!("/proc/{parent}/task/{parent}/children");
-    // Only the main thread is asked; other threads of the agent may have started the command.
-    let tasks = std::fs::read_dir(format!("/proc/{parent}/task")).expect("the process runs");
-    let children = tasks.filter_map(|task| std::fs::read_to_string(task.ok()?.path().join("children")).ok());
-    let children: Vec<i32> = children.flat_map(|text| text.split_whitespace().map(str::to_owned).collect::<Vec<_>>())
-        .filter_map(|id| id.parse().ok())
-        .collect();
-    let [child] = children[..] else { panic!("{path} and its like name {children:?}") };
-    Pid::from_raw(child)
+    let tasks = fs::read_dir(format!("/proc/{parent}/task")).expect("the process runs");
+    let children = tasks.filter_map(|task| fs::read_to_string(task.ok()?.path().join("children")).ok());
+    let children = children.collect::<Vec<_>>().join(" ");
+    let [child] = children.split_whitespace().collect::<Vec<_>>()[..] else {
+        panic!("the agent has one child, and not {children:?}")
+    };
+    Pid::from_raw(child.parse().expect("the kernel prints numbers"))
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -161,8 +162,9 @@ async fn a_file_names_services_that_already_run() {
          health: http:/health\n  - service: users\n    address: {}\n    health: tcp\n",
         cluster.control_plane.grpc, one.address, two.address
     );
-    std::fs::write(&file, text).expect("the file can be written");
-    let mut agent = Process::start(Program::Agent, &strings(&["--config", &file.display().to_string()])).await;
+    fs::write(&file, text).expect("the file can be written");
+    let mut agent =
+        Process::start(Program::Agent, &strings(&["--config", &file.display().to_string()])).await;
     for (path, instance) in [("/shop/", "one"), ("/users/", "two")] {
         eventually("both are reachable", SOON, async || {
             let answer = cluster.proxies[0].get(path).await;

@@ -19,7 +19,7 @@ async fn change(api: &Api, number: u64, spare: &SampleService) {
     let registered = match number % 10 {
         // Every tenth hits the service that is under load: an instance comes, weighs more, and goes.
         0 => {
-            let mut shop = spec("shop", spare.address);
+            let mut shop = spec("shop", &spare.address);
             shop.weight = Some(1 + u32::try_from(number / 10 % 3).expect("small"));
             if number / 10 % 3 == 2 {
                 let key = waypost_proto::v1::InstanceKey {
@@ -34,7 +34,7 @@ async fn change(api: &Api, number: u64, spare: &SampleService) {
         }
         // The others make up services that nobody asks for, 40 with 5 instances each, ever new ones.
         rest => {
-            let mut other = spec(&format!("other-{}", number % 40), format!("127.0.0.1:{}", 1 + rest));
+            let mut other = spec(&format!("other-{}", number % 40), &format!("127.0.0.1:{}", 1 + rest));
             other.id = format!("instance-{}", number / 40 % 5);
             other.version = format!("1.0.{number}");
             other.endpoints = vec![format!("GET /other-{}/{{id}}/v{number}", number % 40)];

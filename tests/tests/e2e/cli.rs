@@ -28,7 +28,8 @@ fn assert_code(ended: &Ended, code: i32, what: &[&str]) {
 async fn json(cluster: &Cluster, arguments: &[&str]) -> Value {
     let ended = waypost(cluster, &[arguments, &["-o", "json"]].concat()).await;
     assert_code(&ended, 0, arguments);
-    serde_json::from_str(&ended.stdout).unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", ended.stdout))
+    serde_json::from_str(&ended.stdout)
+        .unwrap_or_else(|error| panic!("{arguments:?}: {error}: {}", ended.stdout))
 }
 
 async fn with_shop() -> (Cluster, RegisteredService) {
@@ -62,7 +63,8 @@ async fn every_question_is_answered_for_people_and_for_programs() {
         assert!(document.to_string().contains(named), "{question:?} holds {named}: {document}");
         let yaml = waypost(&cluster, &[question, &["-o", "yaml"]].concat()).await;
         assert_code(&yaml, 0, question);
-        let read: Value = serde_saphyr::from_str(&yaml.stdout).unwrap_or_else(|error| panic!("{question:?}: {error}"));
+        let read: Value =
+            serde_saphyr::from_str(&yaml.stdout).unwrap_or_else(|error| panic!("{question:?}: {error}"));
         assert!(read.is_object(), "{question:?}: {read}");
     }
     let instances = json(&cluster, &["instances", "shop"]).await;
@@ -76,7 +78,8 @@ async fn register_stays_and_drains_at_the_end() {
     let cluster = Cluster::builder().start().await;
     let service = SampleService::start("by-hand").await;
     let (address, control_plane) = (service.address.to_string(), cluster.control_plane.grpc.to_string());
-    let arguments = ["register", "--service", "shop", "--address", &address, "--prefix", "/store", "--version", "2"];
+    let arguments =
+        ["register", "--service", "shop", "--address", &address, "--prefix", "/store", "--version", "2"];
     let arguments = [arguments.as_slice(), &["--ttl", "1s", "--control-plane", &control_plane]].concat();
     let mut register = Process::spawn(Program::Cli, &strings(&arguments));
     eventually("it is reachable", SOON, async || {
@@ -104,7 +107,11 @@ async fn orders_are_carried_out_and_said() {
         instances["instances"][0]["state"].as_str().unwrap_or_default().to_owned()
     };
     assert_eq!(state().await, "INSTANCE_STATE_UP");
-    assert_code(&waypost(&cluster, &["override", "shop/shop-1", "down", "--ttl", "1m"]).await, 0, &["override"]);
+    assert_code(
+        &waypost(&cluster, &["override", "shop/shop-1", "down", "--ttl", "1m"]).await,
+        0,
+        &["override"],
+    );
     assert_eq!(state().await, "INSTANCE_STATE_DOWN");
     assert_code(&waypost(&cluster, &["override", "shop/shop-1", "clear"]).await, 0, &["override", "clear"]);
     assert_eq!(state().await, "INSTANCE_STATE_UP");

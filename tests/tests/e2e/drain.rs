@@ -43,9 +43,10 @@ async fn a_websocket_is_not_cut_before_the_drain_deadline() {
     let begin = Instant::now();
     let outcome = {
         let drain = shop.registered.drain(deadline);
-        let alive = throughout("the socket echoes while its instance drains", deadline * 9 / 10, async || {
-            echo(&mut socket).await
-        });
+        let alive =
+            throughout("the socket echoes while its instance drains", deadline * 9 / 10, async || {
+                echo(&mut socket).await
+            });
         tokio::join!(drain, alive).0
     };
     assert!(begin.elapsed() >= deadline, "the answer came after {:?}", begin.elapsed());
@@ -101,7 +102,7 @@ async fn a_drained_instance_gets_no_request_until_the_drain_is_cancelled() {
     let instances = cluster.api().instances("shop").await.expect("instances");
     assert!(instances.iter().any(|instance| instance.state() == InstanceState::Draining), "{instances:?}");
 
-    request.cancel = true;
+    (request.cancel, request.wait) = (true, false);
     cluster.api().operations().drain(request).await.expect("the drain ends");
     eventually("it is in rotation again", Duration::from_secs(5), async || {
         let answer = cluster.proxies[0].get("/shop/").await;

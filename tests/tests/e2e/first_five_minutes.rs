@@ -37,7 +37,8 @@ fn script() -> String {
     assert!(blocks.len() >= 3, "the README has shell blocks: {blocks:?}");
     let [grpc, http, traffic, admin, one, two] = free_ports();
     let mut commands = blocks.join("\n");
-    let documented = [("8080", traffic), ("7400", grpc), ("7401", http), ("7410", admin), ("9001", one), ("9002", two)];
+    let documented =
+        [("8080", traffic), ("7400", grpc), ("7401", http), ("7410", admin), ("9001", one), ("9002", two)];
     for (port, free) in documented {
         commands = commands.replace(port, &free.to_string());
     }

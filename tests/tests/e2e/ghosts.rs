@@ -25,7 +25,7 @@ async fn contents(cluster: &Cluster) -> (u64, Vec<(u64, i32, i64)>) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_from_before_a_registration_changes_nothing() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().proxies(0).start().await;
     let users = spec("users", "127.0.0.1:9001");
     let first = cluster.api().register(&users, LONG).await.expect("a lease");
     let second = cluster.api().register(&users, LONG).await.expect("a lease");
@@ -40,7 +40,7 @@ async fn a_heartbeat_from_before_a_registration_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_deregistration_of_an_old_epoch_changes_nothing() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().proxies(0).start().await;
     let users = spec("users", "127.0.0.1:9001");
     let first = cluster.api().register(&users, LONG).await.expect("a lease");
     let second = cluster.api().register(&users, LONG).await.expect("a lease");
@@ -59,7 +59,7 @@ async fn a_deregistration_of_an_old_epoch_changes_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_heartbeat_after_the_end_revives_nobody() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().proxies(0).start().await;
     let lease = cluster.api().register(&spec("users", "127.0.0.1:9001"), LONG).await.expect("a lease");
     let key = lease.key.expect("a key");
     cluster.api().deregister(&key, lease.epoch, None).await.expect("its own epoch");
@@ -74,11 +74,11 @@ async fn a_heartbeat_after_the_end_revives_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn beats_of_an_old_epoch_do_not_keep_a_lease_alive() {
-    let cluster = Cluster::builder().start().await;
+    let cluster = Cluster::builder().proxies(0).start().await;
     let ttl = Duration::from_secs(1);
     // Others of the service live on, so that one that expires is no mass expiry.
     for port in 9002..9006 {
-        let other = spec("users", format!("127.0.0.1:{port}"));
+        let other = spec("users", &format!("127.0.0.1:{port}"));
         cluster.api().register(&other, LONG).await.expect("a lease");
     }
     let users = spec("users", "127.0.0.1:9001");

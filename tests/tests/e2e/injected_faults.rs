@@ -28,7 +28,7 @@ async fn cluster_through(address: SocketAddr, mut cluster: Cluster) -> (Cluster,
 /// Makes changes that no control plane merges, because each is seen to be sent before the next is made.
 async fn make_changes(cluster: &Cluster, label: &str, count: u16) {
     for number in 0..count {
-        let change = spec(&format!("other-{label}-{number}"), format!("127.0.0.1:{}", 1 + number));
+        let change = spec(&format!("other-{label}-{number}"), &format!("127.0.0.1:{}", 1 + number));
         let revision = cluster.api().register(&change, LEASE).await.expect("a lease").revision;
         eventually("the change is sent", SOON, async || {
             let sent = cluster.view(0).await?.sent_revision;

@@ -25,7 +25,8 @@ const SOON: Duration = Duration::from_secs(20);
 async fn process(cluster: &Cluster, instance: &str) -> Process {
     let control_plane = cluster.control_plane.grpc.to_string();
     let ttl = LEASE.as_secs().to_string();
-    let arguments = ["--service", "shop", "--instance", instance, "--ttl", &ttl, "--control-plane", &control_plane];
+    let arguments =
+        ["--service", "shop", "--instance", instance, "--ttl", &ttl, "--control-plane", &control_plane];
     Process::start(Program::SampleService, &strings(&arguments)).await
 }
 
@@ -57,7 +58,9 @@ async fn a_killed_instance_costs_no_get_and_leaves_every_table_with_its_lease() 
         for proxy in &cluster.proxies {
             let table = waypost_tests::http::get(proxy.admin, "/table").await;
             assert!(table.status.is_success(), "{} {}", table.status, table.text());
-            holds(!table.text().contains("shop-0"), || format!("after {:?}: {}", killed.elapsed(), table.text()))?;
+            holds(!table.text().contains("shop-0"), || {
+                format!("after {:?}: {}", killed.elapsed(), table.text())
+            })?;
         }
         Ok::<_, String>(())
     })
@@ -96,7 +99,7 @@ async fn an_instance_that_takes_no_connection_is_passed_over_at_once() {
     let _two = RegisteredService::start(&client, "shop", "two").await;
     let (address, came) = slammer().await;
     let lease = Duration::from_secs(600);
-    cluster.api().register(&spec("shop", address), lease).await.expect("a lease");
+    cluster.api().register(&spec("shop", &address), lease).await.expect("a lease");
     cluster.converged().await;
 
     let load = Load::http1(&Plan::new(cluster.traffic(), "/shop/").per_second(300));
@@ -113,7 +116,7 @@ async fn the_last_instance_is_tried_even_if_it_failed() {
     let lease = Duration::from_secs(600);
     let service = waypost_tests::service::SampleService::start("phoenix").await;
     let address = service.address;
-    cluster.api().register(&spec("shop", address), lease).await.expect("a lease");
+    cluster.api().register(&spec("shop", &address), lease).await.expect("a lease");
     cluster.converged().await;
     drop(service);
     eventually("it cannot be connected to", SOON, async || {

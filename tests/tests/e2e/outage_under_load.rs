@@ -111,6 +111,12 @@ async fn a_control_plane_that_stood_still_expires_nobody_and_sends_nothing_twice
 async fn a_proxy_starts_from_its_state_directory_alone() {
     let mut cluster = Cluster::builder().with_state().start().await;
     let shops = shops(&cluster).await;
+    eventually("the proxy has stored what it serves by", SOON, async || {
+        let stored = cluster.state(0);
+        let last = shops.last().map(|shop| shop.service.instance.clone()).unwrap_or_default();
+        holds(stored.contains(&last), || format!("{last} is not in {} bytes", stored.len()))
+    })
+    .await;
     cluster.control_plane.process.kill9().await;
 
     // Killed rather than stopped: what it stored must be whole at any time.

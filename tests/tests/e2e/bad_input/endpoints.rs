@@ -64,7 +64,11 @@ async fn queries_are_checked_as_calls_are() {
         let answer = get(http, path).await;
         assert_problem(path, &answer, 400);
         let violation = &answer.json()["violations"][0];
-        assert_eq!((&violation["field"], &violation["value"]), (&field.into(), &value.into()), "{path}: {violation}");
+        assert_eq!(
+            (&violation["field"], &violation["value"]),
+            (&field.into(), &value.into()),
+            "{path}: {violation}"
+        );
     }
     assert_problem("no such service", &get(http, "/v1/services/nobody").await, 404);
 }

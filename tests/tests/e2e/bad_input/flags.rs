@@ -58,7 +58,9 @@ fn commands() -> Vec<(Program, Vec<&'static str>, Vec<&'static str>)> {
 fn flags_with_value(help: &str) -> BTreeSet<String> {
     let mut flags = BTreeSet::new();
     for line in help.lines() {
-        let Some(start) = line.find("--").filter(|start| line[..*start].trim_start().len() <= 4) else { continue };
+        let Some(start) = line.find("--").filter(|start| line[..*start].trim_start().len() <= 4) else {
+            continue;
+        };
         let mut words = line[start..].split_whitespace();
         let flag = words.next().unwrap_or_default();
         if words.next().is_some_and(|value| value.starts_with('<')) {
@@ -109,13 +111,21 @@ async fn flags_that_are_near_a_rule_are_refused_too() {
         (Program::ControlPlane, &["--grpc-lisen", "127.0.0.1:0"], &["--grpc-lisen", "--grpc-listen"]),
         (Program::ControlPlane, &["--log", "waypost=loudly"], &["--log", "loudly"]),
         (Program::ControlPlane, &["surplus"], &["surplus"]),
-        (Program::Proxy, &["--control-plane", "ftp://127.0.0.1:1"], &["--control-plane", "ftp://127.0.0.1:1"]),
+        (
+            Program::Proxy,
+            &["--control-plane", "ftp://127.0.0.1:1"],
+            &["--control-plane", "ftp://127.0.0.1:1"],
+        ),
         (Program::Proxy, &["--threads", "0"], &["--threads", "0"]),
         (Program::Proxy, &["--threads", "-1"], &["-1"]),
         (Program::Proxy, &["--log-format", "xml"], &["--log-format", "xml", "json"]),
         (Program::Cli, &["servces"], &["servces", "services"]),
         (Program::Cli, &["register", "--service", "a b", "--address", "127.0.0.1:1"], &["--service", "a b"]),
-        (Program::Cli, &["register", "--service", "a", "--address", "127.0.0.1"], &["--address", "127.0.0.1"]),
+        (
+            Program::Cli,
+            &["register", "--service", "a", "--address", "127.0.0.1"],
+            &["--address", "127.0.0.1"],
+        ),
         (Program::Agent, &["run", "--service", "a", "--port", "70000", "--", "true"], &["--port", "70000"]),
     ];
     for (program, arguments, names) in table {
@@ -129,7 +139,7 @@ async fn a_configuration_file_is_checked_as_flags_are() {
     let file = directory.path().join("waypost.yaml");
     let path = file.display().to_string();
     let table: [(&str, &[&str]); 5] = [
-        ("grpc_lisen: 127.0.0.1:0\n", &["grpc_lisen", "grpc_listen"]),
+        ("grpc_lisen: 127.0.0.1:0\n", &["grpc_lisen", "did you mean 'grpc-listen'", "waypost.yaml"]),
         ("grpc-listen: nowhere\n", &["nowhere", "grpc-listen"]),
         ("grpc-listen: [1, {a: b}]\n", &["grpc-listen"]),
         ("- a list\n", &["waypost.yaml"]),
@@ -157,7 +167,11 @@ async fn an_address_in_use_is_named_with_the_way_out() {
         let ended = run(program, &[flag, &address, other, "127.0.0.1:0"]).await;
         assert_eq!(ended.code, Some(1), "{program:?} {flag}: {ended:?}");
         for name in [flag, &address] {
-            assert!(ended.stderr.contains(name), "{program:?} {flag}: the message names {name}: {}", ended.stderr);
+            assert!(
+                ended.stderr.contains(name),
+                "{program:?} {flag}: the message names {name}: {}",
+                ended.stderr
+            );
         }
     }
 }

@@ -40,12 +40,16 @@ fn garbage() -> Vec<Vec<u8>> {
 
 fn is_rejection(answer: &[u8]) -> bool {
     // Closed without a word, an HTTP/1.1 client error, or an HTTP/2 frame (settings, then go away).
-    answer.is_empty() || answer.starts_with(b"HTTP/1.1 4") || answer.starts_with(b"HTTP/1.1 5") || answer[0] == 0
+    answer.is_empty()
+        || answer.starts_with(b"HTTP/1.1 4")
+        || answer.starts_with(b"HTTP/1.1 5")
+        || answer[0] == 0
 }
 
 async fn pelt(name: &str, address: SocketAddr) {
     for (number, bytes) in garbage().into_iter().enumerate() {
-        let answer = raw(address, &bytes).await.unwrap_or_else(|error| panic!("{name}, garbage {number}: {error}"));
+        let answer =
+            raw(address, &bytes).await.unwrap_or_else(|error| panic!("{name}, garbage {number}: {error}"));
         let shown = String::from_utf8_lossy(&answer[..answer.len().min(300)]).into_owned();
         assert!(is_rejection(&answer), "{name}, garbage {number} was answered: {shown}");
     }
