@@ -31,7 +31,8 @@ pub struct AppliedEverywhere {
 impl Hub {
     /// Waits until every live proxy has applied the barrier's revision and has nothing in flight to its
     /// instance, or for `deadline`. A proxy whose stream ends, or ended lately, is waited for a little
-    /// longer: it may come back with requests still in flight.
+    /// longer: it may come back with requests still in flight. So are proxies of which nothing is known yet
+    /// because the control plane has just started.
     pub async fn wait_drained(&self, barrier: &Barrier, deadline: Duration) -> v1::DrainOutcome {
         let started = Instant::now();
         let until = started + deadline;
@@ -49,12 +50,12 @@ impl Hub {
             let mut wake = until;
             if !same {
                 let remaining = self.core.lock().remaining(barrier, now.into_std());
-                if remaining.proxies.is_empty() || now >= until {
+                if remaining.is_nobody() || now >= until {
                     return v1::DrainOutcome {
-                        complete: remaining.proxies.is_empty(),
+                        complete: remaining.is_nobody(),
                         took: Some(wire_duration(now - started)),
                         in_flight: remaining.in_flight,
-                        waiting_for: remaining.proxies.iter().map(ToString::to_string).collect(),
+                        waiting_for: remaining.names(),
                     };
                 }
                 wake = remaining.look_again.map_or(until, |at| until.min(Instant::from_std(at)));

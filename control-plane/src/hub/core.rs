@@ -41,6 +41,8 @@ pub(super) struct Reported {
 pub(super) struct Remaining {
     /// Proxies, sorted by id.
     pub(super) proxies: Vec<Arc<str>>,
+    /// Whether there may be more, which have not come back since the control plane started.
+    pub(super) unknown: bool,
     /// What is in flight in them, as last reported.
     pub(super) in_flight: u64,
     /// When to look again although nothing has happened: the first grace ends.
@@ -57,10 +59,25 @@ pub(super) struct Opened {
     pub(super) resyncs: u64,
 }
 
+impl Remaining {
+    /// Whom the drain waits for, in words.
+    pub(super) fn names(&self) -> Vec<String> {
+        let returning = self.unknown.then(|| "proxies that may still reconnect after the restart".to_owned());
+        self.proxies.iter().map(ToString::to_string).chain(returning).collect()
+    }
+
+    /// Whether the drain waits for nobody.
+    pub(super) fn is_nobody(&self) -> bool {
+        self.proxies.is_empty() && !self.unknown
+    }
+}
+
 /// Scopes and proxies.
 #[derive(Debug)]
 pub(super) struct Core {
     options: HubOptions,
+    /// Until when proxies that were there before a restart may still be on their way back.
+    returning_until: Instant,
     newest: u64,
     scopes: HashMap<Namespaces, ScopeFeed>,
     fleet: Fleet,
@@ -69,11 +86,12 @@ pub(super) struct Core {
 
 impl Core {
     /// The hub of a registry whose contents are `head`.
-    pub(super) fn new(head: &Snapshot, options: HubOptions) -> Self {
+    pub(super) fn new(head: &Snapshot, options: HubOptions, now: Now) -> Self {
         let all = Namespaces::default();
         let feed = ScopeFeed::new(head, all.clone(), options.ring, options.chunk_entries);
         Self {
             newest: head.revision(),
+            returning_until: now.monotonic + options.drain_grace,
             options,
             scopes: HashMap::from([(all, feed)]),
             fleet: Fleet::default(),
@@ -145,6 +163,11 @@ impl Core {
     /// Ends a session; false if it had ended before.
     pub(super) fn disconnect(&mut self, session: SessionId, now: Now) -> bool {
         self.fleet.disconnect(session, now)
+    }
+
+    /// Whether a session, which has not disconnected, has made room for a newer one.
+    pub(super) fn is_replaced(&mut self, session: SessionId) -> bool {
+        self.fleet.session(session).is_none()
     }
 
     /// What a session is due; `None` if it has ended. It counts as sent.
@@ -260,6 +283,12 @@ impl Core {
                 let until = record.turned_at + self.options.drain_grace;
                 remaining.look_again = Some(remaining.look_again.map_or(until, |at| at.min(until)));
             }
+        }
+        // What is registered is not all known yet, so neither is who serves by it.
+        remaining.unknown = !self.head().settled() && now < self.returning_until;
+        if remaining.unknown {
+            let until = self.returning_until;
+            remaining.look_again = Some(remaining.look_again.map_or(until, |at| at.min(until)));
         }
         remaining
     }

@@ -140,7 +140,7 @@ pub struct Hub {
 impl Hub {
     /// The hub of a registry whose contents are `head`.
     pub fn new(head: &Snapshot, options: HubOptions, metrics: Arc<Metrics>) -> Arc<Self> {
-        let core = Mutex::new(Core::new(head, options));
+        let core = Mutex::new(Core::new(head, options, Now::read()));
         Arc::new(Self { core, moved: watch::Sender::new(0), metrics })
     }
 

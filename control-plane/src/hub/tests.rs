@@ -197,7 +197,7 @@ impl World {
     fn new() -> Self {
         let source = Source::new();
         let options = HubOptions { ring: 4, chunk_entries: 2, ..HubOptions::default() };
-        let mut core = Core::new(&source.head, options);
+        let mut core = Core::new(&source.head, options, Now::read());
         let connect = |(at, scope): (usize, &&[&str])| {
             let opened = core.connect(greeting(&at.to_string(), scope, None), Now::read());
             (Proxy::default(), opened.session)
@@ -571,4 +571,16 @@ async fn a_change_outside_of_a_scope_counts_as_applied_there() {
     assert_eq!(hub.status().watermark, 1);
     hub.publish(&source.publish(put(1, 1, 1), false)).expect("a sound change");
     assert_eq!(hub.status().watermark, 1, "this one is inside");
+}
+
+#[tokio::test(start_paused = true)]
+async fn right_after_a_start_a_drain_waits_for_proxies_that_may_come_back() {
+    let (hub, mut source) = hub();
+    hub.publish(&source.publish(put(1, 1, 7), false)).expect("a sound change");
+    let barrier = Barrier { key: endpoint(1, 1, 7).key, epoch: 7, revision: 1 };
+    let outcome = hub.wait_drained(&barrier, Duration::from_secs(1)).await;
+    assert!(!outcome.complete && outcome.waiting_for.len() == 1, "{outcome:?}");
+    let began = tokio::time::Instant::now();
+    assert!(hub.wait_drained(&barrier, LONG).await.complete);
+    assert_eq!(began.elapsed(), Duration::from_secs(4), "the rest of the grace after the start");
 }

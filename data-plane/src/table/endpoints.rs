@@ -7,6 +7,11 @@
 //! counts itself out again where it is set; whoever sets the flag reads the count after that. All four are
 //! sequentially consistent, so either the pick sees the flag or the reader sees the pick.
 //!
+//! A state that no table lists any more is retired by the same rule: its flag is set after the new table is
+//! served by, so that a request with an old table looks at the new one. What is in flight to it counts for
+//! the state that took its place: the process behind the address may be the same, as after a restart of the
+//! control plane, which gives every lease a new epoch.
+//!
 //! Deliberately absent: which endpoint is chosen (see [`crate::balance`]) and connections.
 
 use std::{
@@ -19,6 +24,7 @@ use std::{
 };
 
 use fastrand::Rng;
+use parking_lot::Mutex;
 use tokio::sync::Notify;
 use waypost_proto::{
     address::Address,
@@ -59,31 +65,35 @@ pub struct EndpointState {
     declared: Arc<Endpoint>,
     /// Woken when the count changes while draining.
     reporter: Arc<Notify>,
-    /// Requests that were picked before the declaration changed under the same epoch.
-    predecessor: Option<Arc<EndpointState>>,
+    /// The retired state of the same address, while requests are in flight to it. Not for the request path.
+    predecessor: Mutex<Option<Arc<EndpointState>>>,
 }
 
 impl EndpointState {
     /// A state with nothing in flight. `reporter` is woken whenever the count falls while it drains.
     pub fn new(declared: Arc<Endpoint>, reporter: Arc<Notify>) -> Arc<Self> {
-        Arc::new(Self { hot: Hot::default(), id: EndpointId::next(), declared, reporter, predecessor: None })
+        Self::succeeding(declared, reporter, None)
     }
 
-    /// The state after an endpoint was declared anew. The state is the same where only `state` or labels
-    /// that have no part in forwarding differ.
+    fn succeeding(
+        declared: Arc<Endpoint>,
+        reporter: Arc<Notify>,
+        predecessor: Option<Arc<EndpointState>>,
+    ) -> Arc<Self> {
+        let (hot, id, predecessor) = (Hot::default(), EndpointId::next(), Mutex::new(predecessor));
+        Arc::new(Self { hot, id, declared, reporter, predecessor })
+    }
+
+    /// The state after an endpoint was declared anew. It is the same one where only `state` or labels that
+    /// have no part in forwarding differ. Otherwise the old one is to be [retired](Self::retire).
     pub(crate) fn declared_anew(self: &Arc<Self>, declared: &Arc<Endpoint>) -> Arc<Self> {
         let (old, new) = (&self.declared, declared);
-        let same = old.address == new.address && old.protocol == new.protocol && old.weight == new.weight;
-        if same {
+        let same = old.epoch == new.epoch && old.protocol == new.protocol && old.weight == new.weight;
+        if same && old.address == new.address {
             return Arc::clone(self);
         }
-        Arc::new(Self {
-            hot: Hot::default(),
-            id: EndpointId::next(),
-            declared: Arc::clone(declared),
-            reporter: Arc::clone(&self.reporter),
-            predecessor: (self.in_flight() > 0).then(|| Arc::clone(self)),
-        })
+        let predecessor = (old.address == new.address).then(|| Arc::clone(self));
+        Self::succeeding(Arc::clone(declared), Arc::clone(&self.reporter), predecessor)
     }
 
     /// Its identity in this process, for pools and lists of what was tried.
@@ -116,10 +126,19 @@ impl EndpointState {
         self.declared.weight
     }
 
-    /// Requests and upgraded connections that have begun and not ended.
+    /// Requests and upgraded connections to the address that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
-        let before = self.predecessor.as_ref().map_or(0, |state| state.in_flight());
+        let mut predecessor = self.predecessor.lock();
+        let before = predecessor.as_ref().map_or(0, |state| state.in_flight());
+        if before == 0 && predecessor.as_ref().is_some_and(|state| state.is_draining()) {
+            *predecessor = None;
+        }
         before + self.hot.in_flight.load(Ordering::SeqCst)
+    }
+
+    /// Lets nobody begin a request any more, once no table that is served by lists it.
+    pub(crate) fn retire(&self) {
+        self.hot.draining.store(true, Ordering::SeqCst);
     }
 
     /// Whether it takes no new requests because its instance drains.
@@ -130,9 +149,6 @@ impl EndpointState {
     /// Sets or clears the draining flag. Read [`Self::in_flight`] after setting it, never before.
     pub fn set_draining(&self, draining: bool) {
         self.hot.draining.store(draining, Ordering::SeqCst);
-        if let Some(predecessor) = &self.predecessor {
-            predecessor.set_draining(draining);
-        }
     }
 
     /// Begins a request: counts it in, unless the endpoint drains. Dropping the value ends it.

@@ -406,3 +406,30 @@ fn a_request_that_holds_an_old_table_cannot_begin_at_what_drains() {
     scene.change(Change { removed_instances, ..Change::default() });
     assert!(set.pick(&[], &mut fastrand::Rng::with_seed(1)).is_none(), "removal does not open it again");
 }
+
+#[test]
+fn a_new_lease_of_the_same_process_drains_what_began_under_the_old_one() {
+    for removed_between in [false, true] {
+        let mut scene = Scene::new();
+        scene.put(1, InstanceState::Up);
+        let old = scene.shared.load().expect("a table");
+        let begun = scene.begin().expect("it is up");
+        if removed_between {
+            let removed_instances = vec![scene.key()];
+            scene.change(Change { removed_instances, ..Change::default() });
+        }
+        scene.put(2, InstanceState::Up);
+        let set = old.service(&service(1)).expect("the service").endpoints();
+        assert!(
+            set.pick(&[], &mut fastrand::Rng::with_seed(1)).is_none(),
+            "the old table leads to the new one"
+        );
+        let anew = scene.begin().expect("the new lease is up");
+        scene.put(2, InstanceState::Draining);
+        assert_eq!(scene.told(), [(2, 2)], "both are in flight to the process that drains");
+        drop(anew);
+        assert_eq!(scene.told(), [(2, 1)]);
+        drop(begun);
+        assert!(scene.told().is_empty());
+    }
+}

@@ -6,10 +6,7 @@
 //!
 //! Deliberately absent: what a message means (see [`crate::subscription`]).
 
-use std::{
-    collections::{BTreeMap, HashMap as StdHashMap},
-    sync::Arc,
-};
+use std::{collections::BTreeMap, sync::Arc};
 
 use imbl::{HashMap, HashSet, Vector};
 use tokio::sync::Notify;
@@ -90,8 +87,10 @@ pub struct Compiler {
     reporter: Arc<Notify>,
     table: Arc<Table>,
     /// No longer listed, with requests in flight.
-    lingering: StdHashMap<Lease, Arc<EndpointState>>,
+    lingering: BTreeMap<Lease, Arc<EndpointState>>,
     draining: BTreeMap<Lease, Arc<EndpointState>>,
+    /// Listed by the table that is served by, and not by the next one.
+    replaced: Vec<Arc<EndpointState>>,
 }
 
 impl Compiler {
@@ -107,8 +106,8 @@ impl Compiler {
             free: Vector::new(),
             routes: Routes::default(),
         };
-        let (lingering, draining) = (StdHashMap::new(), BTreeMap::new());
-        Self { shared, policy, reporter, table: Arc::new(table), lingering, draining }
+        let (lingering, draining) = (BTreeMap::new(), BTreeMap::new());
+        Self { shared, policy, reporter, table: Arc::new(table), lingering, draining, replaced: Vec::new() }
     }
 
     /// What is woken when a request to an endpoint that drains has ended.
@@ -148,6 +147,12 @@ impl Compiler {
             self.draining.remove(&lease(&state));
         }
         self.shared.store(Arc::clone(&self.table));
+        for state in self.replaced.drain(..) {
+            state.retire();
+            if state.in_flight() > 0 {
+                self.lingering.insert(lease(&state), state);
+            }
+        }
         for Member { state, .. } in closing {
             state.set_draining(true);
             self.draining.insert(lease(&state), state);
@@ -187,30 +192,28 @@ impl Compiler {
                     Some(endpoint) => {
                         let before = service.member(key.id()).map(|member| &member.state);
                         let state = self.state(before, endpoint);
-                        service.put(Member { endpoint: Arc::clone(endpoint), state })
+                        let replaced =
+                            service.put(Member { endpoint: Arc::clone(endpoint), state: state.clone() });
+                        replaced.filter(|member| member.state.id() != state.id())
                     }
                     None => service.remove(key.id()),
                 };
-                self.linger(replaced);
+                self.replaced.extend(replaced.map(|member| member.state));
             }
             service.refresh();
         }
     }
 
-    /// The state of an endpoint: the one that it had, under this epoch.
-    fn state(&mut self, before: Option<&Arc<EndpointState>>, endpoint: &Arc<Endpoint>) -> Arc<EndpointState> {
-        let lingering = self.lingering.get(&(endpoint.key.clone(), endpoint.epoch));
-        match before.filter(|state| state.epoch() == endpoint.epoch).or(lingering) {
+    /// The state of an endpoint: the one that it has or had under this epoch, or the one that comes next.
+    fn state(&self, listed: Option<&Arc<EndpointState>>, endpoint: &Arc<Endpoint>) -> Arc<EndpointState> {
+        let key = &endpoint.key;
+        let lingering = || self.lingering.range((key.clone(), 0)..=(key.clone(), u64::MAX));
+        let same_epoch = |state: &&Arc<EndpointState>| state.epoch() == endpoint.epoch;
+        let again =
+            listed.filter(same_epoch).or_else(|| lingering().map(|(_, state)| state).find(same_epoch));
+        match again.or(listed).or_else(|| lingering().next_back().map(|(_, state)| state)) {
             Some(state) => state.declared_anew(endpoint),
             None => EndpointState::new(Arc::clone(endpoint), Arc::clone(&self.reporter)),
-        }
-    }
-
-    fn linger(&mut self, replaced: Option<Member>) {
-        if let Some(Member { state, .. }) = replaced
-            && state.in_flight() > 0
-        {
-            self.lingering.insert(lease(&state), state);
         }
     }
 
@@ -254,7 +257,7 @@ impl Compiler {
     fn remove_service(&mut self, next: &mut Table, key: &ServiceKey) {
         let Some(slot) = next.slot_of.remove(key) else { return };
         if let Some(service) = next.slots.set(slot as usize, None) {
-            service.members().iter().for_each(|member| self.linger(Some(member.clone())));
+            self.replaced.extend(service.members().iter().map(|member| Arc::clone(&member.state)));
         }
         next.free.push_back(slot);
     }

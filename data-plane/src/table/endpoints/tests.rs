@@ -83,8 +83,10 @@ fn requests_from_before_a_change_of_weight_still_count() {
     let heavier = state.declared_anew(&declared(1, 5));
     let another = heavier.begin().expect("it does not drain");
     assert_eq!((heavier.weight(), heavier.in_flight()), (5, 2));
+    state.retire();
     heavier.set_draining(true);
-    assert!(state.begin().is_none(), "one instance, one flag");
+    assert!(state.begin().is_none(), "the next table has what takes requests");
+    assert_eq!(heavier.in_flight(), 2);
     drop((in_flight, another));
     assert_eq!(heavier.in_flight(), 0);
     assert!(Arc::ptr_eq(&heavier, &heavier.declared_anew(&declared(1, 5))));
