@@ -21,7 +21,10 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 use waypost_proto::reason::REASON_HEADER;
 
-use crate::service::INSTANCE_HEADER;
+use crate::{
+    service::INSTANCE_HEADER,
+    wait::{eventually, holds},
+};
 
 /// How long one answer may take.
 const ANSWER_WITHIN: Duration = Duration::from_secs(10);
@@ -141,6 +144,18 @@ impl Load {
     /// What came of it so far.
     pub fn so_far(&self) -> Report {
         self.counters.0.lock().clone()
+    }
+
+    /// Waits until it has sent so many requests: what takes less time than that has not been under load.
+    ///
+    /// # Panics
+    /// It does not send.
+    pub async fn has_sent(&self, requests: u64) {
+        eventually("the load is sent", Duration::from_secs(60), async || {
+            let sent = self.so_far().sent;
+            holds(sent >= requests, || format!("{sent} of {requests}"))
+        })
+        .await;
     }
 
     /// Sends no more, waits for the last answers and reports.

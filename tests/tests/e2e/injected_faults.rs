@@ -46,6 +46,7 @@ async fn inject(fault: Fault) -> (v1::Proxy, v1::Proxy) {
     let load = Load::http1(&Plan::new(cluster.traffic(), "/shop/").per_second(100));
     let before = cluster.view(0).await.expect("the proxy is known");
 
+    load.has_sent(20).await;
     middleman.order(fault);
     make_changes(&cluster, "fault", 3).await;
     assert_eq!(middleman.pending(), 0, "the fault hit a delta");
@@ -54,7 +55,8 @@ async fn inject(fault: Fault) -> (v1::Proxy, v1::Proxy) {
     let after = cluster.view(0).await.expect("the proxy is known");
     make_changes(&cluster, "later", 2).await;
     cluster.converged().await;
-    load.stop().await.assert_lossless("load during the fault", 10);
+    load.has_sent(50).await;
+    load.stop().await.assert_lossless("load during the fault", 50);
     (before, after)
 }
 
@@ -90,6 +92,7 @@ async fn after_a_cut_a_proxy_resumes_from_its_revision() {
     let before = cluster.view(0).await.expect("the proxy is known");
     let load = Load::http1(&Plan::new(cluster.traffic(), "/shop/").per_second(100));
 
+    load.has_sent(20).await;
     relay.cut();
     eventually("the control plane notices", SOON, async || {
         let view = cluster.view(0).await?;
@@ -105,7 +108,8 @@ async fn after_a_cut_a_proxy_resumes_from_its_revision() {
 
     let after = cluster.view(0).await.expect("the proxy is known");
     assert_eq!(after.full_snapshots, before.full_snapshots, "the difference was enough: {after:?}");
-    load.stop().await.assert_lossless("load during the cut", 10);
+    load.has_sent(50).await;
+    load.stop().await.assert_lossless("load during the cut", 50);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -66,6 +66,7 @@ async fn a_killed_instance_costs_no_get_and_leaves_every_table_with_its_lease() 
     })
     .await;
     for load in loads {
+        load.has_sent(100).await;
         load.stop().await.assert_lossless("GETs while an instance dies", 100);
     }
     let events = cluster.api().events("shop").await.expect("events");
