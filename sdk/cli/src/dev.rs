@@ -29,6 +29,7 @@ use self::{plan::Plan, record::Record};
 use crate::{
     args::{DevAction, DevArgs, Global},
     failure::{Exit, Failure},
+    interrupt,
     output::Output,
     tour,
 };
@@ -54,7 +55,7 @@ pub(crate) async fn run(global: &Global, output: &Output, args: DevArgs) -> Resu
     };
     tokio::select! {
         () = stack.stop() => {}
-        _ = waypost_sdk::launch::shutdown() => stack.kill().await,
+        _ = interrupt::again() => stack.kill().await,
     }
     result
 }

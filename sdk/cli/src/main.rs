@@ -8,6 +8,7 @@ mod args;
 mod command;
 mod dev;
 mod failure;
+mod interrupt;
 mod output;
 mod sample;
 mod supervised;

@@ -14,6 +14,7 @@ use crate::{
     api,
     args::{Global, RegisterArgs},
     failure::{Exit, Failure},
+    interrupt,
     output::{Output, text},
 };
 
@@ -134,7 +135,7 @@ async fn leave(
     say.event("draining", &words)?;
     let outcome = tokio::select! {
         outcome = registered.drain(deadline) => outcome,
-        again = launch::shutdown() => {
+        again = interrupt::again() => {
             return Err(Failure::new(Exit::Failed, format!("left without waiting for the drain, by a second {}", again?)));
         }
     };

@@ -100,11 +100,14 @@ async fn the_demo_answers_restarts_what_dies_and_leaves_nothing_behind() {
     assert!(get(&dev.traffic, "/greeter/hello").await.starts_with("HTTP/1.1 200"));
 
     let after = dev.children();
+    // Twice at once, as `timeout` does it: that is one wish, and still ends everything in order.
     dev.running.signal(Signal::SIGINT);
+    dev.running.signal(Signal::SIGTERM);
     assert_eq!(dev.running.ended().await.code(), Some(0));
     assert!(after.values().all(|pid| !runs(*pid)), "{after:?}");
     assert!(dev.children().is_empty(), "the record is gone");
     let errors = dev.running.errors().await;
+    assert_eq!(errors.matches("drained outcome=complete").count(), 6, "{errors}");
     assert!(errors.contains("control-plane") && errors.contains("starting it again in 500 ms"), "{errors}");
 }
 
