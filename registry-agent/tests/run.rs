@@ -81,13 +81,6 @@ fn the_command() {
     write(&format!("PORT={port} WAYPOST_SERVICE={}", std::env::var("WAYPOST_SERVICE").expect("it is set")));
     let listener = TcpListener::bind(format!("127.0.0.1:{port}")).expect("the port is free");
     let agent = nix::unistd::getppid();
-    std::thread::spawn(move || {
-        // An agent that a failed test has killed leaves no command behind.
-        while nix::unistd::getppid() == agent {
-            std::thread::sleep(Duration::from_millis(50));
-        }
-        std::process::exit(1);
-    });
     let health = folder.join("health");
     std::thread::spawn(move || {
         while let Ok((mut stream, _)) = listener.accept() {
@@ -100,6 +93,14 @@ fn the_command() {
     runtime.block_on(async {
         let mut signals = waypost_agent::signals::Signals::listen().expect("signals");
         write("ready");
+        // An agent that a failed test has killed leaves no command behind.
+        tokio::spawn(async move {
+            let mut look = tokio::time::interval(Duration::from_millis(50));
+            while nix::unistd::getppid() == agent {
+                look.tick().await;
+            }
+            std::process::exit(1);
+        });
         loop {
             let signal = signals.next().await;
             write(signal.as_str());

@@ -107,6 +107,7 @@ impl Drop for Agent {
 }
 
 /// Waits until a condition holds that nothing announces.
+#[expect(clippy::disallowed_methods, reason = "another process's state has no notification to wait for")]
 pub(crate) fn until(what: &str, mut holds: impl FnMut() -> bool) {
     let started = Instant::now();
     while !holds() {
