@@ -7,8 +7,10 @@ use http::{
     HeaderValue, Method, Response, StatusCode, Version,
     header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
-use serde_json::json;
-use waypost_proto::reason::{REASON_HEADER, Reason};
+use waypost_proto::{
+    error::Problem,
+    reason::{REASON_HEADER, Reason},
+};
 
 use crate::{forward::ResponseBody, serve::RequestScope};
 
@@ -77,16 +79,20 @@ impl Answer {
         response
     }
 
-    fn body(&self) -> Bytes {
+    /// The problem details.
+    pub(crate) fn body(&self) -> Bytes {
         let status = self.reason.status();
-        let body = json!({
-            "type": "about:blank",
-            "title": status.canonical_reason().unwrap_or("Error"),
-            "status": status.as_u16(),
-            "detail": self.detail,
-            "reason": self.reason.name(),
-        });
-        Bytes::from(body.to_string())
+        let code = self.reason.name();
+        let problem = Problem {
+            kind: format!("urn:waypost:error:{code}"),
+            title: code.replace('_', " "),
+            status: status.as_u16(),
+            detail: self.detail.clone(),
+            code: code.to_owned(),
+            violations: Vec::new(),
+        };
+        // Text and numbers can always be written as JSON.
+        Bytes::from(serde_json::to_vec(&problem).unwrap_or_default())
     }
 
     /// A response of headers alone, which carry the status as the gRPC protocol asks for.
@@ -164,7 +170,7 @@ mod tests {
         let answer = Answer::method_not_allowed("no DELETE for /users", &["GET", "HEAD"]);
         let response = answer.problem(false);
         let body: serde_json::Value = serde_json::from_slice(response.body()).expect("JSON");
-        assert_eq!(body["reason"], "method_not_allowed");
+        assert_eq!(body["code"], "method_not_allowed");
         assert_eq!(body["status"], 405);
         assert_eq!(response.headers()[ALLOW], "GET, HEAD");
         assert_eq!(response.headers()[CONTENT_LENGTH], response.body().len().to_string());

@@ -12,8 +12,8 @@
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-        TRANSFER_ENCODING, UPGRADE, VIA,
+        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
+        TE, TRANSFER_ENCODING, UPGRADE, VIA,
     },
 };
 
@@ -124,8 +124,8 @@ pub(crate) fn request(
         end_transfer_encoding(headers)?;
     }
     if survey.expect {
-        options.expects_continue =
-            sender.version != Version::HTTP_10 && tokens(headers, &EXPECT).all(|token| is(token, "100-continue"));
+        options.expects_continue = sender.version != Version::HTTP_10
+            && tokens(headers, &EXPECT).all(|token| is(token, "100-continue"));
         if sender.version == Version::HTTP_10 {
             headers.remove(EXPECT);
         }
@@ -254,6 +254,15 @@ fn end_transfer_encoding(headers: &mut HeaderMap) -> Result<(), UnknownCoding> {
 
 /// Removes `Connection` and what it names, but for fields that a message could not do without.
 fn end_connection_options(headers: &mut HeaderMap) {
+    // Nearly always there is one line with one word, which names no field.
+    let mut lines = headers.get_all(CONNECTION).iter();
+    if let (Some(line), None) = (lines.next(), lines.next())
+        && (line.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || line.as_bytes().eq_ignore_ascii_case(b"close"))
+    {
+        headers.remove(CONNECTION);
+        return;
+    }
     let needed = [HOST, CONTENT_LENGTH, TRANSFER_ENCODING];
     let plain = ["close", "keep-alive", "upgrade", "te"];
     let named: Vec<HeaderName> = tokens(headers, &CONNECTION)

@@ -20,7 +20,7 @@ use super::{
 use crate::{
     answer::Answer,
     headers,
-    pool::{Http1, SendError},
+    pool::{ConnectError, Http1, SendError},
     serve::RequestScope,
     table::{EndpointId, EndpointState, InFlight, Target},
     upgrade::Switched,
@@ -49,9 +49,11 @@ enum Rest {
     Tunnel(TcpStream, Bytes),
 }
 
-/// An attempt that brought no answer, and whether it went over a connection that was there before.
+/// An attempt that brought no answer.
 struct Failed {
     failure: Failure,
+    endpoint: Arc<EndpointState>,
+    /// Whether it went over a connection that was there before.
     reused: bool,
 }
 
@@ -68,18 +70,18 @@ impl<'a> Attempts<'a> {
     ) -> Option<Result<Answered, Answer>> {
         loop {
             let (in_flight, fresh) = self.pick(target)?;
-            let endpoint = Arc::clone(in_flight.endpoint());
             if self.made > 0 {
                 self.scope.worker.metrics.retried();
             }
             self.made += 1;
-            let Failed { failure, reused } = match self.attempt(in_flight, fresh, target.strip, draft).await {
-                Ok(answered) => {
-                    endpoint.report_success();
-                    return Some(Ok(answered));
-                }
-                Err(failed) => failed,
-            };
+            let Failed { failure, endpoint, reused } =
+                match self.attempt(in_flight, fresh, target.strip, draft).await {
+                    Ok(answered) => {
+                        answered.in_flight.endpoint().report_success();
+                        return Some(Ok(answered));
+                    }
+                    Err(failed) => failed,
+                };
             if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {
                 endpoint.report_failure();
             }
@@ -126,7 +128,8 @@ impl<'a> Attempts<'a> {
         if in_flight.endpoint().protocol() == Protocol::Http1 {
             self.over_http1(in_flight, fresh, strip, draft).await
         } else {
-            self.over_http2(in_flight, strip, draft).await
+            // Boxed, so that it does not make every other request's future larger.
+            Box::pin(self.over_http2(in_flight, strip, draft)).await
         }
     }
 
@@ -139,21 +142,30 @@ impl<'a> Attempts<'a> {
     ) -> Result<Answered, Failed> {
         let worker = &self.scope.worker;
         let endpoint = in_flight.endpoint();
-        let idle = if fresh { None } else { worker.pools.idle_http1(endpoint) };
-        let reused = idle.is_some();
-        let mut connection = match idle {
-            Some(connection) => connection,
-            None => worker.pools.connect_http1(endpoint).await.map_err(|error| self.not_connected(error))?,
-        };
-        self.count_connection(reused);
-        let request = draft.request(Protocol::Http1, strip);
-        let body = draft.body().cloned();
-        let is_sent = || body.as_ref().is_none_or(|body| body.is_complete());
-        let sent = connection.send(request, worker.config.timeouts.response, is_sent).await;
-        let response = sent.map_err(|error| Failed { failure: classify(error, draft), reused })?;
-        accept_http1(response, connection, in_flight, draft)
-            .await
-            .map_err(|failure| Failed { failure, reused })
+        let limit = worker.config.timeouts.response;
+        loop {
+            let idle = if fresh { None } else { worker.pools.idle_http1(endpoint) };
+            let reused = idle.is_some();
+            let mut connection = match idle {
+                Some(connection) => connection,
+                None => {
+                    let connected = Box::pin(worker.pools.connect_http1(endpoint)).await;
+                    connected.map_err(|error| self.not_connected(error, endpoint))?
+                }
+            };
+            let request = draft.request(Protocol::Http1, strip);
+            let body = draft.body().cloned();
+            let is_sent = || body.as_ref().is_none_or(|body| body.is_complete());
+            match connection.send(request, limit, is_sent).await {
+                Ok(response) => {
+                    self.count_connection(reused);
+                    return accept_http1(response, connection, in_flight, reused, draft).await;
+                }
+                // It was closed while idle, and nothing was sent: that is not worth a word.
+                Err(SendError::Unsent(request)) if reused => draft.recover(*request),
+                Err(error) => return Err(Failed::of(classify(error, draft), &in_flight, reused)),
+            }
+        }
     }
 
     async fn over_http2(
@@ -164,7 +176,8 @@ impl<'a> Attempts<'a> {
     ) -> Result<Answered, Failed> {
         let worker = &self.scope.worker;
         let endpoint = in_flight.endpoint();
-        let dialled = worker.pools.http2(endpoint).await.map_err(|error| self.not_connected(error))?;
+        let dialled = worker.pools.http2(endpoint).await;
+        let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
         let (mut connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
         let request = draft.request(endpoint.protocol(), strip);
@@ -175,17 +188,17 @@ impl<'a> Attempts<'a> {
             }
         };
         let sent = connection.send(request, worker.config.timeouts.response, is_sent).await;
-        let response = sent.map_err(|error| Failed { failure: classify(error, draft), reused })?;
+        let response = sent.map_err(|error| Failed::of(classify(error, draft), &in_flight, reused))?;
         draft.answer_began();
         let (mut parts, incoming) = response.into_parts();
-        check_head(&mut parts, false).map_err(|failure| Failed { failure, reused })?;
+        check_head(&mut parts, false).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
         let stream = BodyConnection::Stream { _place: dialled.permit };
         Ok(Answered { parts, rest: Rest::Body(incoming, stream), in_flight })
     }
 
-    fn not_connected(&self, error: crate::pool::ConnectError) -> Failed {
+    fn not_connected(&self, error: ConnectError, endpoint: &Arc<EndpointState>) -> Failed {
         self.scope.worker.metrics.upstream_connect_failed();
-        Failed { failure: Failure::Connect(error), reused: false }
+        Failed { failure: Failure::Connect(error), endpoint: Arc::clone(endpoint), reused: false }
     }
 
     fn count_connection(&self, reused: bool) {
@@ -217,27 +230,36 @@ impl Answered {
     }
 }
 
+impl Failed {
+    fn of(failure: Failure, in_flight: &InFlight, reused: bool) -> Self {
+        Self { failure, endpoint: Arc::clone(in_flight.endpoint()), reused }
+    }
+}
+
 /// Takes an answer over HTTP/1.1, and finds out what becomes of its connection.
 async fn accept_http1(
     response: Response<Incoming>,
     mut connection: Box<Http1>,
     in_flight: InFlight,
+    reused: bool,
     draft: &Draft,
-) -> Result<Answered, Failure> {
+) -> Result<Answered, Failed> {
     let (mut parts, incoming) = response.into_parts();
     connection.keep_alive = headers::keep_alive_timeout(&parts.headers).map(Duration::from_secs);
     let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !draft.wants_upgrade() {
-        return Err(Failure::Protocol("a switch of protocols that nobody asked for".to_owned()));
+        let failure = Failure::Protocol("a switch of protocols that nobody asked for".to_owned());
+        return Err(Failed::of(failure, &in_flight, reused));
     }
-    check_head(&mut parts, switched)?;
+    check_head(&mut parts, switched).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
     draft.answer_began();
     let rest = if switched {
         let mut connection = Some(connection);
         let socket = poll_fn(|context| {
             Poll::Ready(connection.take().and_then(|connection| connection.into_socket(context)))
         });
-        let (socket, received) = socket.await.ok_or(Failure::Closed)?;
+        let socket = socket.await.ok_or_else(|| Failed::of(Failure::Closed, &in_flight, reused));
+        let (socket, received) = socket?;
         Rest::Tunnel(socket, received)
     } else if draft.body().is_some_and(|body| body.is_flowing()) {
         Rest::Body(incoming, BodyConnection::tasked(connection))

@@ -13,6 +13,7 @@ mod http2;
 use std::{
     cell::RefCell,
     collections::HashMap,
+    hash::{BuildHasherDefault, Hasher},
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -38,7 +39,26 @@ pub(crate) struct Pools {
     connect_timeout: Duration,
     http1: http1::Dialler,
     http2: http2::Dialler,
-    endpoints: RefCell<HashMap<EndpointId, EndpointPool>>,
+    endpoints: RefCell<HashMap<EndpointId, EndpointPool, BuildHasherDefault<IdHasher>>>,
+}
+
+/// Hashes ids, which are consecutive numbers that no client chooses.
+#[derive(Default)]
+struct IdHasher(u64);
+
+impl Hasher for IdHasher {
+    fn finish(&self) -> u64 {
+        self.0
+    }
+
+    fn write(&mut self, bytes: &[u8]) {
+        bytes.iter().for_each(|byte| self.write_u64(u64::from(*byte)));
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        // Fibonacci hashing (Knuth, volume 3, section 6.4).
+        self.0 = (self.0 ^ number).wrapping_mul(0x9E37_79B9_7F4A_7C15);
+    }
 }
 
 /// The connections to one endpoint.
@@ -59,16 +79,10 @@ impl Pools {
         }
     }
 
-    /// An idle connection that is still open, the one used last.
+    /// The idle connection that was used last. That its peer has closed it meanwhile shows when it is used.
     pub(crate) fn idle_http1(&self, endpoint: &EndpointState) -> Option<Box<Http1>> {
         let mut endpoints = self.endpoints.borrow_mut();
-        let idle = &mut endpoints.get_mut(&endpoint.id())?.idle;
-        loop {
-            let mut connection = idle.pop()?.into_connection();
-            if connection.is_usable() {
-                return Some(connection);
-            }
-        }
+        Some(endpoints.get_mut(&endpoint.id())?.idle.pop()?.into_connection())
     }
 
     /// A new connection, whatever is idle.
