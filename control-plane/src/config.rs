@@ -6,7 +6,7 @@ use clap::Parser;
 use waypost_proto::{DEFAULT_GRPC_LISTEN, DEFAULT_HTTP_LISTEN};
 use waypost_sdk::launch::LaunchArgs;
 
-use crate::{hub::HubOptions, registry, server};
+use crate::{hub::HubOptions, registry, server, store};
 
 /// Waypost's control plane: keeps the registry and pushes routes and instances to the proxies.
 #[derive(Parser, Clone, Debug)]
@@ -19,7 +19,7 @@ pub struct Args {
     #[arg(long, env = "WAYPOST_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "IP:PORT", value_parser = address)]
     pub http_listen: SocketAddr,
     /// Where the registry is kept
-    #[arg(long, env = "WAYPOST_STORE", default_value = "memory://", value_name = "URL")]
+    #[arg(long, env = "WAYPOST_STORE", default_value = "memory://", value_name = "URL", value_parser = store_url)]
     pub store: String,
     /// After a start with nothing known: for how long registrations from before may still be missing
     #[arg(long, env = "WAYPOST_SETTLE", default_value = "10s", value_name = "TIME", value_parser = time)]
@@ -81,6 +81,10 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be IP:PORT, for example 127.0.0.1:7400 or [::]:7400".to_owned())
 }
 
+fn store_url(text: &str) -> Result<String, String> {
+    store::open(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+}
+
 fn time(text: &str) -> Result<Duration, String> {
     let most = Duration::from_secs(30 * 24 * 3600);
     let parsed = humantime::parse_duration(text).ok().filter(|time| *time <= most);
@@ -113,6 +117,7 @@ mod tests {
             ("--drain-grace", "31days", "from 0s to 30days"),
             ("--event-history", "0", "is not in 1..=1000000"),
             ("--snapshot-history", "x", "invalid digit"),
+            ("--store", "cassandra://somewhere", "there is \"memory://\""),
         ] {
             let error = parse(&[flag, value]).expect_err(flag).to_string();
             assert!(error.contains(flag) && error.contains(value) && error.contains(rule), "{error}");

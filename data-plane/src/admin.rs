@@ -21,7 +21,10 @@ use std::{
 use axum::{
     Json, Router,
     extract::{Query, State},
-    http::{StatusCode, Uri, header::CONTENT_TYPE},
+    http::{
+        Method, StatusCode, Uri,
+        header::{ALLOW, CONTENT_TYPE},
+    },
     response::{IntoResponse, Response},
     routing::get,
 };
@@ -33,7 +36,7 @@ use waypost_proto::{
 };
 
 use self::views::{StatusBody, TableBody};
-use crate::{metrics::Metrics, subscription::Status, table::SharedTable};
+use crate::{answer::Answer, metrics::Metrics, subscription::Status, table::SharedTable};
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]
@@ -83,6 +86,12 @@ impl Admin {
                     ErrorCode::NotFound,
                     format!("there is no {}; there are {known}", uri.path()),
                 ))
+            })
+            .method_not_allowed_fallback(async |method: Method, uri: Uri| {
+                let detail = format!("{method} does nothing at {}; GET reads it", uri.path());
+                let manner = [(ALLOW, "GET, HEAD"), (CONTENT_TYPE, "application/problem+json")];
+                let body = Answer::method_not_allowed(detail, &[]).body();
+                (StatusCode::METHOD_NOT_ALLOWED, manner, body)
             })
             .with_state(self)
     }
