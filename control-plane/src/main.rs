@@ -1,6 +1,9 @@
 //! The control plane's process: options → listeners and store → run until a signal → take leave.
 
+use std::process::ExitCode;
+
 use anyhow::Context;
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use waypost_control_plane::{
     config::Args,
     server::{self, Listeners},
@@ -12,14 +15,27 @@ use waypost_sdk::launch;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 #[tokio::main]
-async fn main() -> anyhow::Result<()> {
+async fn main() -> ExitCode {
     let args: Args = launch::parse();
     launch::logging(&args.launch);
+    match run(args).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
 
+async fn run(args: Args) -> anyhow::Result<()> {
+    let raised = raise_open_files();
     let store = store::open(&args.store).context("--store")?;
     let listeners = Listeners::bind(args.grpc_listen, args.http_listen).await?;
     let server = server::start(args.options(), listeners, store).await.context("cannot start")?;
     tracing::info!(grpc = %server.grpc, http = %server.http, "listening");
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
     for address in args.open_to_others() {
         tracing::warn!(%address, "reachable from other machines, and nobody is asked who they are");
     }
@@ -29,4 +45,10 @@ async fn main() -> anyhow::Result<()> {
     server.stop(args.shutdown_deadline).await;
     tracing::info!("stopped");
     Ok(())
+}
+
+/// Each connection is an open file, and the usual soft limit of 1,024 is for programs that use `select`.
+fn raise_open_files() -> nix::Result<()> {
+    let (_, most) = getrlimit(Resource::RLIMIT_NOFILE)?;
+    setrlimit(Resource::RLIMIT_NOFILE, most, most)
 }

@@ -104,7 +104,8 @@ async fn open(
         other => return Err(Violation::new("kind", name(other.as_ref()), "must be hello first").into()),
     };
     let greeting = check(hello)?;
-    tracing::info!(proxy = %greeting.id, position = ?greeting.position, "a proxy has connected");
+    let holds = greeting.position.as_ref().map(|position| position.revision);
+    tracing::info!(proxy = %greeting.id, ?holds, "a proxy has connected");
     let (subscription, reports) = plane.hub.subscribe(greeting);
     let why = Arc::new(OnceLock::new());
     let (noted, watched) = (why.clone(), plane.clone());
@@ -130,12 +131,17 @@ async fn listen(
 ) -> Result<(), Error> {
     loop {
         let message = tokio::select! {
+            biased;
+            () = plane.closing() => return Err(plane.going_away()),
             () = reports.closed() => {
+                if !reports.replaced() {
+                    return Ok(());
+                }
                 let id = reports.proxy();
-                let message = format!("a newer stream of proxy {id:?} took this one's place; ids must be unique");
+                let message =
+                    format!("a newer stream of proxy {id:?} took this one's place; ids must be unique");
                 return Err(Error::new(ErrorCode::FailedPrecondition, message));
             }
-            () = plane.closing() => return Err(plane.going_away()),
             message = inbound.message() => message,
         };
         match message.map(|message| message.map(|message| message.kind)) {

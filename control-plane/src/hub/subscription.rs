@@ -129,6 +129,11 @@ impl Reports {
         self.line.closed.cancelled().await;
     }
 
+    /// Whether a newer stream of the same proxy has taken this one's place.
+    pub fn replaced(&self) -> bool {
+        self.hub.core.lock().is_replaced(self.session)
+    }
+
     /// The proxy serves by a revision.
     ///
     /// # Errors

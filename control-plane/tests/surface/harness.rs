@@ -33,10 +33,11 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    /// One that does not settle while a test runs.
+    /// One that does not settle while a test runs, and waits for no proxy that is not there.
     pub(crate) async fn start() -> Self {
         let mut options = Options::default();
         options.registry.settle = Duration::from_secs(3600);
+        options.hub.drain_grace = Duration::ZERO;
         Self::start_with(options).await
     }
 
