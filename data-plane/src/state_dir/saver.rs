@@ -3,7 +3,7 @@
 
 use std::{
     sync::Arc,
-    time::{Duration, SystemTime},
+    time::{Duration, Instant, SystemTime},
 };
 
 use tokio::{sync::watch, task::spawn_blocking, time::sleep};
@@ -14,6 +14,8 @@ use crate::{metrics::Metrics, subscription::Status};
 
 /// The least time between two writes.
 const PACE: Duration = Duration::from_millis(200);
+/// Of a large state, writing takes no more than one part in this many of the time.
+const SHARE: u32 = 20;
 /// How often what has not changed is stored again while a control plane is connected, which would have said
 /// so if it were no longer right.
 const CONFIRM: Duration = Duration::from_secs(300);
@@ -32,9 +34,10 @@ pub async fn run(
             () = sleep(CONFIRM) => if status.view().connected_to.is_none() { continue },
             () = stop.cancelled() => break,
         }
+        let began = Instant::now();
         store(&dir, &mut latest, &metrics).await;
         tokio::select! {
-            () = sleep(PACE) => {}
+            () = sleep(PACE.max(began.elapsed() * SHARE)) => {}
             () = stop.cancelled() => break,
         }
     }
