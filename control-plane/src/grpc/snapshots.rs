@@ -3,14 +3,10 @@
 //! Two tasks serve a stream: the connection's own asks the hub for the next frame whenever it can send one,
 //! and another reads what the proxy reports. Either one's end ends both.
 
-use std::{
-    collections::BTreeSet,
-    pin::Pin,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
+use tokio::sync::oneshot;
 use tonic::{Request, Response, Status, Streaming};
 use waypost_proto::{
     error::{Error, ErrorCode, Violation},
@@ -37,8 +33,8 @@ pub(super) struct Snapshots(pub(super) Arc<Plane>);
 enum Stage {
     /// The proxy has not said who it is.
     Silent(Box<Streaming<v1::SubscribeRequest>>),
-    /// Frames go out. Why the other direction has ended, if it has.
-    Open(Box<Subscription>, Arc<OnceLock<Error>>),
+    /// Frames go out. Why the other direction has ended is told when it has.
+    Open(Box<Subscription>, oneshot::Receiver<Error>),
     /// The last word is said.
     Ended,
 }
@@ -78,7 +74,7 @@ async fn advance(plane: &Arc<Plane>, stage: Stage) -> Option<(Result<Frame, Stat
     };
     match frame {
         Some(frame) => Some((Ok(frame), Stage::Open(subscription, why))),
-        None => why.get().cloned().and_then(end),
+        None => why.await.ok().and_then(end),
     }
 }
 
@@ -86,7 +82,7 @@ async fn advance(plane: &Arc<Plane>, stage: Stage) -> Option<(Result<Frame, Stat
 async fn open(
     plane: &Arc<Plane>,
     mut inbound: Box<Streaming<v1::SubscribeRequest>>,
-) -> Result<(Box<Subscription>, Arc<OnceLock<Error>>), Error> {
+) -> Result<(Box<Subscription>, oneshot::Receiver<Error>), Error> {
     let first = tokio::select! {
         first = tokio::time::timeout(HELLO_DEADLINE, inbound.message()) => first,
         () = plane.closing() => return Err(plane.going_away()),
@@ -107,15 +103,15 @@ async fn open(
     let holds = greeting.position.as_ref().map(|position| position.revision);
     tracing::info!(proxy = %greeting.id, ?holds, "a proxy has connected");
     let (subscription, reports) = plane.hub.subscribe(greeting);
-    let why = Arc::new(OnceLock::new());
-    let (noted, watched) = (why.clone(), plane.clone());
+    let (tell, why) = oneshot::channel();
+    let watched = plane.clone();
     plane.spawn(async move {
         match listen(&watched, inbound, &reports).await {
             Ok(()) => tracing::info!(proxy = reports.proxy(), "a proxy has disconnected"),
             Err(error) => {
                 tracing::info!(proxy = reports.proxy(), %error, "a proxy's stream has ended");
-                // It is written once, here.
-                let _ = noted.set(error);
+                // Nobody may be left to be told.
+                let _ = tell.send(error);
             }
         }
         drop(reports);
