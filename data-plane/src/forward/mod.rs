@@ -16,7 +16,7 @@ mod draft;
 mod request_body;
 mod retry;
 
-use std::{convert::Infallible, rc::Rc, sync::Arc};
+use std::{convert::Infallible, rc::Rc};
 
 use http::{Request, Response};
 use hyper::body::Incoming;
@@ -66,7 +66,7 @@ async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Ans
     }
 }
 
-fn find<'a>(table: &'a Arc<Table>, draft: &Draft) -> Result<Target<'a>, Answer> {
+fn find<'a>(table: &'a Table, draft: &Draft) -> Result<Target<'a>, Answer> {
     let (method, path) = (&draft.method, draft.path());
     match table.find(method, path) {
         Found::Route(target) => Ok(target),

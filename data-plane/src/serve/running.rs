@@ -55,6 +55,7 @@ pub struct Running {
 ///
 /// # Errors
 /// The address cannot be bound, or a thread or its runtime cannot be made.
+#[expect(clippy::needless_pass_by_value, reason = "they are the proxy's from here on")]
 pub fn start(config: ServeConfig, table: SharedTable, metrics: Arc<Metrics>) -> io::Result<Running> {
     let listeners = listener::bind(config.listen, config.threads.max(1))?;
     let address = listeners[0].local_addr()?;

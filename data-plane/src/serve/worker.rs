@@ -5,6 +5,7 @@ use std::{
     collections::HashMap,
     io,
     net::SocketAddr,
+    ops::Deref,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
@@ -38,6 +39,17 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Stop, and be done at this time.
 pub(super) type StopAt = Option<Instant>;
 
+/// A table that requests of one thread hold, without counting on a word that other threads count on too.
+pub(crate) struct HeldTable(Arc<Table>);
+
+impl Deref for HeldTable {
+    type Target = Table;
+
+    fn deref(&self) -> &Table {
+        &self.0
+    }
+}
+
 /// One thread's share of the proxy.
 pub(crate) struct Worker {
     pub(crate) config: ServeConfig,
@@ -47,7 +59,7 @@ pub(crate) struct Worker {
     pub(crate) rng: RefCell<Rng>,
     reader: RefCell<TableReader>,
     /// The table that the reader last saw. Requests share it by counting on this thread only.
-    held: RefCell<Option<Rc<Arc<Table>>>>,
+    held: RefCell<Option<Rc<HeldTable>>>,
     now: Cell<Instant>,
     winding_down: Cell<bool>,
     clients: RefCell<HashMap<u64, Rc<ClientConnection>>>,
@@ -74,14 +86,14 @@ impl Worker {
     }
 
     /// The current table, to be held for as long as a request needs it.
-    pub(crate) fn table(&self) -> Option<Rc<Arc<Table>>> {
+    pub(crate) fn table(&self) -> Option<Rc<HeldTable>> {
         let mut reader = self.reader.borrow_mut();
         let current = reader.load()?;
         let mut held = self.held.borrow_mut();
         match &*held {
-            Some(table) if Arc::ptr_eq(table, current) => Some(Rc::clone(table)),
+            Some(table) if Arc::ptr_eq(&table.0, current) => Some(Rc::clone(table)),
             _ => {
-                let table = Rc::new(Arc::clone(current));
+                let table = Rc::new(HeldTable(Arc::clone(current)));
                 *held = Some(Rc::clone(&table));
                 Some(table)
             }

@@ -174,7 +174,7 @@ async fn an_answer_that_breaks_off_is_never_a_clean_end() {
             let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
             let mut client = proxy.client().await;
             client.send(&format!("GET /api/ HTTP/{version}\r\nhost: a\r\n\r\n")).await;
-            let rest = client.to_end().await;
+            let rest = client.rest().await;
             let text = rest.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned());
             let cut = match &text {
                 // A reset, or a message that is visibly not whole.
@@ -195,14 +195,14 @@ async fn an_instance_that_stalls_in_its_answer_is_given_up() {
     let instance = Instance::start(|mut wire, _| async move {
         wire.request().await;
         wire.send("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nabc").await;
-        let _ = wire.to_end().await;
+        let _ = wire.rest().await;
     })
     .await;
     let proxy = Proxy::new(hasty(), &[instance.address]);
     let mut client = proxy.client().await;
     client.send("GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
     client.head().await;
-    let _ = soon("an end", client.to_end()).await;
+    let _ = soon("an end", client.rest()).await;
     proxy.until_in_flight(instance.address, 0).await;
 }
 
@@ -212,7 +212,7 @@ async fn a_client_that_stalls_in_its_body_is_given_up() {
     let proxy = Proxy::new(hasty(), &[instance.address]);
     let mut client = proxy.client().await;
     client.send("POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc").await;
-    let ended = soon("an end", client.to_end()).await;
+    let ended = soon("an end", client.rest()).await;
     if let Ok(text) = ended {
         assert!(text.is_empty() || text.starts_with(b"HTTP/1.1 408"), "{}", String::from_utf8_lossy(&text));
     }
@@ -224,7 +224,7 @@ async fn a_client_that_goes_away_ends_the_request_at_the_instance() {
     let (seen, mut ended) = oneshot::channel();
     let instance = Instance::start(once(|mut wire: Wire| async move {
         wire.request().await;
-        let _ = wire.to_end().await;
+        let _ = wire.rest().await;
         let _ = seen.send(());
     }))
     .await;
@@ -243,7 +243,7 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
         wire.head().await;
         wire.send("HTTP/1.1 413 Content Too Large\r\ncontent-length: 3\r\nconnection: close\r\n\r\nbig")
             .await;
-        let _ = wire.to_end().await;
+        let _ = wire.rest().await;
     })
     .await;
     let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
@@ -292,7 +292,7 @@ async fn a_client_that_expects_a_100_is_spared_the_body_where_it_is_refused() {
     let instance = Instance::start(|mut wire, _| async move {
         wire.head().await;
         wire.send("HTTP/1.1 401 Unauthorized\r\ncontent-length: 2\r\n\r\nno").await;
-        let _ = wire.to_end().await;
+        let _ = wire.rest().await;
     })
     .await;
     let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);

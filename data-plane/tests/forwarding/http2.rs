@@ -225,7 +225,7 @@ async fn a_stream_that_the_client_resets_ends_at_the_instance() {
         let ended = ended.clone();
         async move {
             wire.request().await;
-            let _ = wire.to_end().await;
+            let _ = wire.rest().await;
             let _ = ended.send(());
         }
     })

@@ -57,12 +57,12 @@ async fn bytes_that_drip_do_not_stretch_the_time_for_a_head() {
 async fn idle_connections_are_closed_in_silence() {
     let instance = Instance::mirror().await;
     let proxy = Proxy::new(hasty(), &[instance.address]);
-    let mut unused = proxy.client().await;
+    let unused = proxy.client().await;
     let mut used = proxy.client().await;
     used.send("GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
     used.response().await;
     for mut client in [unused, used] {
-        assert_eq!(soon("an end", client.to_end()).await.expect("a clean end"), b"");
+        assert_eq!(soon("an end", client.rest()).await.expect("a clean end"), b"");
     }
 }
 
@@ -122,7 +122,7 @@ async fn a_bad_chunk_ends_the_request_at_the_instance_too() {
         let instance = Instance::start(|mut wire, _| async move {
             let head = wire.head().await;
             assert!(field(&head, "transfer-encoding").is_some());
-            let seen = wire.to_end().await;
+            let seen = wire.rest().await;
             assert!(
                 !seen.is_ok_and(|seen| seen.ends_with(b"0\r\n\r\n")),
                 "the body was made to look complete"
@@ -134,7 +134,7 @@ async fn a_bad_chunk_ends_the_request_at_the_instance_too() {
         client
             .send(&format!("POST /api/ HTTP/1.1\r\nhost: a\r\ntransfer-encoding: chunked\r\n\r\n{chunk}"))
             .await;
-        let ended = soon("an end", client.to_end()).await;
+        let ended = soon("an end", client.rest()).await;
         if let Ok(text) = ended {
             let text = String::from_utf8_lossy(&text).into_owned();
             assert!(text.is_empty() || text.starts_with("HTTP/1.1 400"), "{chunk:?} got {text}");
@@ -155,7 +155,7 @@ async fn a_length_beside_chunks_is_dropped_and_ends_the_connection() {
         let mut client = proxy.client().await;
         let smuggled = "GET /api/smuggled HTTP/1.1\r\nhost: a\r\n\r\n";
         client.send(&format!("POST /api/ HTTP/1.1\r\nhost: a\r\n{fields}\r\n\r\n0\r\n\r\n{smuggled}")).await;
-        let all = String::from_utf8(client.to_end().await.expect("a clean end")).expect("text");
+        let all = String::from_utf8(client.rest().await.expect("a clean end")).expect("text");
         assert_eq!(all.matches("HTTP/1.1 200").count(), 1, "{all}");
         assert!(!all.contains("content-length: 6") && !all.contains("smuggled"), "{all}");
     }

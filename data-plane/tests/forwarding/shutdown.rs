@@ -37,7 +37,7 @@ async fn what_is_in_flight_is_answered_and_told_to_close() {
     release.send_replace(true);
     let response = client.response().await;
     assert_eq!((response.status, response.field("connection").as_deref()), (200, Some("close")));
-    assert_eq!(client.to_end().await.expect("a clean end"), b"");
+    assert_eq!(client.rest().await.expect("a clean end"), b"");
     assert!(soon("the shutdown", stopped).await.expect("no panic").is_clean());
 }
 
@@ -50,7 +50,7 @@ async fn idle_connections_do_not_hold_a_shutdown() {
     client.response().await;
     let report = soon("the shutdown", proxy.shutdown(Duration::from_secs(60))).await;
     assert!(report.is_clean());
-    assert_eq!(client.to_end().await.expect("a clean end"), b"");
+    assert_eq!(client.rest().await.expect("a clean end"), b"");
 }
 
 #[tokio::test]

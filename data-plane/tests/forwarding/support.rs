@@ -277,7 +277,7 @@ impl Wire {
     }
 
     /// Reads to the end. An error is a reset.
-    pub(crate) async fn to_end(&mut self) -> std::io::Result<Vec<u8>> {
+    pub(crate) async fn rest(&mut self) -> std::io::Result<Vec<u8>> {
         while self.fill().await? {}
         Ok(std::mem::take(&mut self.buffer))
     }
@@ -302,7 +302,7 @@ impl Wire {
         } else if field(&head, "transfer-encoding").is_some() {
             self.chunks().await.0
         } else {
-            self.to_end().await.expect("a clean end")
+            self.rest().await.expect("a clean end")
         };
         Response { status, head, body }
     }

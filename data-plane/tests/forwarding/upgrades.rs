@@ -51,7 +51,7 @@ async fn bytes_flow_both_ways_and_either_half_can_end_first() {
     proxy.until_in_flight(instance.address, 1).await;
 
     client.socket.shutdown().await.expect("an open socket");
-    assert_eq!(client.to_end().await.expect("a clean end"), b"bye");
+    assert_eq!(client.rest().await.expect("a clean end"), b"bye");
     proxy.until_in_flight(instance.address, 0).await;
     until("the upgrade is counted", || proxy.metrics.render().contains("upgrades_total 1")).await;
 }
