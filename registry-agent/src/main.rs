@@ -11,7 +11,7 @@ use waypost_agent::{
     signals::Signals,
     supervise::{self, RunError},
 };
-use waypost_sdk::{Client, launch};
+use waypost_sdk::{Client, contract::error::ErrorCode, launch};
 
 fn main() -> ExitCode {
     let agent = Agent::from_process();
@@ -26,13 +26,18 @@ fn main() -> ExitCode {
         Ok(code) => ExitCode::from(code),
         Err(error) => {
             tracing::error!("{error:#}");
-            let start = error.downcast_ref::<RunError>().and_then(|error| match error {
-                RunError::Start(error) => Some(error.exit_code),
-                RunError::Lost(_) => None,
-            });
-            ExitCode::from(start.unwrap_or(1))
+            ExitCode::from(exit_code(&error))
         }
     }
+}
+
+/// 2 for a bad value, as for every bad flag; a shell's code where the command could not be started; else 1.
+fn exit_code(error: &anyhow::Error) -> u8 {
+    if let Some(RunError::Start(error)) = error.downcast_ref() {
+        return error.exit_code;
+    }
+    let refused = error.downcast_ref::<waypost_sdk::Error>().map(waypost_sdk::Error::code);
+    if refused == Some(ErrorCode::InvalidArgument) { 2 } else { 1 }
 }
 
 async fn run(agent: Agent) -> anyhow::Result<u8> {

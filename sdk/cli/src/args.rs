@@ -10,6 +10,7 @@ use std::{path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use waypost_proto::v1::{InstanceState, Protocol};
+use waypost_sdk::launch;
 
 use self::value::{Pair, Reference, Since};
 use crate::output::Format;
@@ -63,7 +64,7 @@ pub(crate) struct Global {
     pub(crate) timeout: Duration,
     /// What to log to standard error: a level, or directives such as `info,waypost_sdk=debug` [default: warn, and
     /// info for what `waypost dev` starts]
-    #[arg(long, global = true, env = "WAYPOST_LOG", value_name = "DIRECTIVES")]
+    #[arg(long, global = true, env = "WAYPOST_LOG", value_name = "DIRECTIVES", value_parser = launch::directives)]
     pub(crate) log: Option<String>,
 }
 
@@ -135,7 +136,7 @@ pub(crate) struct InstancesArgs {
 #[derive(Args, Debug)]
 pub(crate) struct EventsArgs {
     /// Only events of this service
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", value_parser = value::service)]
     pub(crate) service: Option<String>,
     /// Only events of this instance: SERVICE/ID, or an ID alone
     #[arg(long, value_name = "SERVICE/ID")]

@@ -107,7 +107,11 @@ pub async fn shutdown() -> io::Result<&'static str> {
     })
 }
 
-fn directives(text: &str) -> Result<String, String> {
+/// Reads what to log, for programs with a `--log` of their own.
+///
+/// # Errors
+/// The rule, where it is no level and no list of directives.
+pub fn directives(text: &str) -> Result<String, String> {
     EnvFilter::try_new(text).map(|_| text.to_owned()).map_err(|error| {
         format!(
             "{error}; it must be a level (error, warn, info, debug, trace) or a list such as info,hyper=warn"
