@@ -209,13 +209,14 @@ impl Registry {
         let revision =
             self.change(|view, now| Ok(plan::register(view, spec.clone(), ttl, client, epoch, now))).await?;
         let view = self.view();
+        // Somebody else may have removed or replaced it since. The registration was made all the same, and
+        // its next beat tells the client.
         let Some(record) = view.record(&key) else {
-            return Err(gone_again(&key));
+            return Ok(Registered { key, epoch, ttl, revision, conflicts: Vec::new() });
         };
         let claimed = |route: &str| record.claims.iter().any(|claim| *claim.route == *route);
         let lost = view.lost_by(key.service()).filter(|(route, _)| claimed(route));
         let conflicts = lost.map(|(_, lost)| lost.to_wire(key.service())).collect();
-        // The registration that the view shows may be a later one; this one's epoch is what was planned.
         let epoch = if record.revision == revision { record.epoch } else { epoch };
         Ok(Registered { key, epoch, ttl, revision, conflicts })
     }
