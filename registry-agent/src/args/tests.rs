@@ -1,3 +1,5 @@
+//! What the agent's options accept, and what they refuse and why.
+
 use std::{io::Write, time::Duration};
 
 use super::*;

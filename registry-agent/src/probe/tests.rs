@@ -1,3 +1,5 @@
+//! Checks against real sockets and commands: what passes, what fails, and the reason that is given.
+
 use std::time::Instant;
 
 use super::*;

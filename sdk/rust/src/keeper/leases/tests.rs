@@ -1,3 +1,5 @@
+//! When a lease is beaten for, registered again or given up, by a clock that the tests hold.
+
 use super::*;
 use proptest::prelude::*;
 
