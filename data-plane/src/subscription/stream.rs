@@ -265,9 +265,9 @@ impl Subscriber {
             Outcome::Changed { touched, full } => {
                 let control = &self.wiring.metrics.control;
                 if full {
-                    control.snapshots.inc()
+                    control.snapshots.inc();
                 } else {
-                    control.deltas.inc()
+                    control.deltas.inc();
                 }
                 if let Some(source) = self.core.source() {
                     self.compiler.serve(&source, &touched);
