@@ -240,12 +240,11 @@ impl Cluster {
         status.head.ok_or_else(|| "the status has no head".to_owned())
     }
 
-    /// What the proxy at `index` has stored, all files together, as text as far as it is.
+    /// What the proxy at `index` would start from, as text as far as it is; empty where there is nothing yet.
+    /// The file that is being written beside it does not count.
     pub fn state(&self, index: usize) -> String {
-        let Ok(files) = fs::read_dir(self.state_directory(index)) else { return String::new() };
-        // A file may be replaced while it is looked for; the next look finds the new one.
-        let contents = files.filter_map(|file| fs::read(file.ok()?.path()).ok());
-        contents.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).collect()
+        let stored = fs::read(self.state_directory(index).join("snapshot")).unwrap_or_default();
+        String::from_utf8_lossy(&stored).into_owned()
     }
 
     fn state_directory(&self, index: usize) -> PathBuf {

@@ -394,6 +394,25 @@ fn what_is_in_flight_is_known_through_swaps_and_returns() {
 }
 
 #[test]
+fn an_update_shares_what_did_not_change() {
+    let mut scene = Scene::new();
+    let services: Vec<ServiceKey> = (0..100).map(service).collect();
+    let instances = (0..100).map(|number| endpoint(number, 1, 1, 1, InstanceState::Up)).collect();
+    let routes = (0..100).map(|number| prefix(number, &format!("/s{number}"), true)).collect();
+    scene.change(Change { services: services.clone(), instances, routes, ..Change::default() });
+    let before = scene.shared.load().expect("a table");
+    scene.put(2, InstanceState::Up);
+    let after = scene.shared.load().expect("a table");
+    for key in &services {
+        let [old, new] = [&before, &after].map(|table| table.service(key).expect("it is there"));
+        assert_eq!(Arc::ptr_eq(old, new), *key != service(1), "{key}");
+    }
+    let Found::Route(old) = before.find(&Method::GET, "/s7") else { panic!("it has a route") };
+    let Found::Route(new) = after.find(&Method::GET, "/s7") else { panic!("it has a route") };
+    assert!(Arc::ptr_eq(old.route_id, new.route_id) && Arc::ptr_eq(old.endpoints, new.endpoints));
+}
+
+#[test]
 fn a_request_that_holds_an_old_table_cannot_begin_at_what_drains() {
     let mut scene = Scene::new();
     scene.put(1, InstanceState::Up);

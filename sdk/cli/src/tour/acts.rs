@@ -1,4 +1,4 @@
-//! The acts.
+//! The acts of the tour, one function each, in the order in which they are shown.
 //!
 //! What an act waits for is a condition with a limit, seen through the SDK, as any other program would see
 //! it. A condition that does not come true is a complaint, and the tour goes on, so that it tells all that
