@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 5] = ["types", "registry", "discovery", "snapshots", "operations"];
+const FILES: [&str; 6] = ["types", "registry", "discovery", "snapshots", "operations", "store"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=waypost");

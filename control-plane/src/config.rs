@@ -1,12 +1,16 @@
 //! The options of the program, checked: flags, `WAYPOST_*`, a file, defaults.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
 use waypost_proto::{DEFAULT_GRPC_LISTEN, DEFAULT_HTTP_LISTEN};
 use waypost_sdk::launch::LaunchArgs;
 
-use crate::{hub::HubOptions, registry, server, store};
+use crate::{
+    hub::HubOptions,
+    registry, server,
+    store::{Location, StoreOptions},
+};
 
 /// Waypost's control plane: keeps the registry and pushes routes and instances to the proxies.
 #[derive(Parser, Clone, Debug)]
@@ -18,9 +22,27 @@ pub struct Args {
     /// Where to listen for HTTP: health, metrics, the read side as JSON; port 0 picks a free one
     #[arg(long, env = "WAYPOST_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "IP:PORT", value_parser = address)]
     pub http_listen: SocketAddr,
-    /// Where the registry is kept
-    #[arg(long, env = "WAYPOST_STORE", default_value = "memory://", value_name = "URL", value_parser = store_url)]
+    /// Where the registry is kept: memory://, redis://HOST:PORT, etcd://HOST:PORT, consul://HOST:PORT, plugin://HOST:PORT
+    #[arg(long, env = "WAYPOST_STORE", default_value = "memory://", value_name = "URL", value_parser = store_url, hide_env_values = true)]
     pub store: String,
+    /// The directory in which the memory store writes down what it holds, so that a restart finds it
+    #[arg(long, env = "WAYPOST_DATA_DIR", value_name = "DIR")]
+    pub data_dir: Option<PathBuf>,
+    /// How long one operation of the store may take
+    #[arg(long, env = "WAYPOST_STORE_TIMEOUT", default_value = "5s", value_name = "TIME", value_parser = time)]
+    pub store_timeout: Duration,
+    /// The certificate authorities that sign the store's certificate (PEM); the machine's unless given
+    #[arg(long, env = "WAYPOST_STORE_CA", value_name = "FILE")]
+    pub store_ca: Option<PathBuf>,
+    /// The certificate that is shown to the store (PEM)
+    #[arg(long, env = "WAYPOST_STORE_CERT", value_name = "FILE", requires = "store_key")]
+    pub store_cert: Option<PathBuf>,
+    /// The key of that certificate (PEM)
+    #[arg(long, env = "WAYPOST_STORE_KEY", value_name = "FILE", requires = "store_cert")]
+    pub store_key: Option<PathBuf>,
+    /// A file with the store's password or token, which command lines should not show
+    #[arg(long, env = "WAYPOST_STORE_PASSWORD_FILE", value_name = "FILE")]
+    pub store_password_file: Option<PathBuf>,
     /// After a start with nothing known: for how long registrations from before may still be missing
     #[arg(long, env = "WAYPOST_SETTLE", default_value = "10s", value_name = "TIME", value_parser = time)]
     pub settle: Duration,
@@ -66,6 +88,23 @@ impl Args {
         }
     }
 
+    /// What the store is opened with.
+    ///
+    /// # Errors
+    /// The password's file cannot be read.
+    pub fn store_options(&self) -> io::Result<StoreOptions> {
+        let password = self.store_password_file.as_ref().map(fs::read_to_string).transpose()?;
+        Ok(StoreOptions {
+            data_dir: self.data_dir.clone(),
+            timeout: self.store_timeout,
+            events: self.event_history as usize,
+            ca_file: self.store_ca.clone(),
+            identity: self.store_cert.clone().zip(self.store_key.clone()),
+            password: password.map(|text| text.trim_end().to_owned()),
+            ..StoreOptions::default()
+        })
+    }
+
     /// The addresses that others than this machine can reach, where nobody has to say who they are.
     pub fn open_to_others(&self) -> Vec<SocketAddr> {
         let listens = [self.grpc_listen, self.http_listen].into_iter();
@@ -82,7 +121,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
 }
 
 fn store_url(text: &str) -> Result<String, String> {
-    store::open(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
+    Location::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
 fn time(text: &str) -> Result<Duration, String> {
@@ -117,7 +156,9 @@ mod tests {
             ("--drain-grace", "31days", "from 0s to 30days"),
             ("--event-history", "0", "is not in 1..=1000000"),
             ("--snapshot-history", "x", "invalid digit"),
-            ("--store", "cassandra://somewhere", "there is \"memory://\""),
+            ("--store", "cassandra://somewhere", "there are memory://, redis://"),
+            ("--store", "redis://:70000", "a host must be"),
+            ("--store-timeout", "5", "must be a time with a unit"),
         ] {
             let error = parse(&[flag, value]).expect_err(flag).to_string();
             assert!(error.contains(flag) && error.contains(value) && error.contains(rule), "{error}");

@@ -29,7 +29,8 @@ async fn main() -> ExitCode {
 
 async fn run(args: Args) -> anyhow::Result<()> {
     let raised = raise_open_files();
-    let store = store::open(&args.store).context("--store")?;
+    let options = args.store_options().context("--store-password-file cannot be read")?;
+    let store = store::open(&args.store, &options).await.context("--store")?;
     let listeners = Listeners::bind(args.grpc_listen, args.http_listen).await?;
     let server = server::start(args.options(), listeners, store).await.context("cannot start")?;
     tracing::info!(grpc = %server.grpc, http = %server.http, "listening");

@@ -76,6 +76,7 @@ fn record(put: &Put) -> Record {
         draining: put.draining.then(|| "test".into()),
         overridden: None,
         suspect: None,
+        found_in: None,
         revision: 0,
     }
 }
@@ -271,7 +272,7 @@ fn a_route_names_versions_only_where_some_do_not_claim_it() {
     let new = Put { id: 2, version: 2, endpoints: vec!["GET /x"], ..old.clone() };
     model.step(&mut compiler, &Step::Put(old));
     model.step(&mut compiler, &Step::Put(new));
-    assert_eq!(versions(&compiler), ["2".into()]);
+    assert_eq!(versions(&compiler), [Arc::from("2")]);
     model.step(&mut compiler, &Step::Remove { service: 1, id: 1 });
     assert!(versions(&compiler).is_empty(), "all versions that are left claim it");
 }

@@ -75,6 +75,7 @@ pub(super) fn register(
         draining: None,
         overridden: before.as_ref().and_then(|before| before.overridden.clone()),
         suspect: None,
+        found_in: None,
         revision: 0,
         spec: Arc::new(spec),
     };

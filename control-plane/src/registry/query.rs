@@ -17,9 +17,12 @@ use waypost_proto::{
 
 use super::{
     missing,
-    view::{PastEvent, Summary, View},
+    view::{Summary, View},
 };
-use crate::{compile::Election, store::Record};
+use crate::{
+    compile::Election,
+    store::{PastEvent, Record},
+};
 
 const DEFAULT_EVENTS: u32 = 100;
 const MAX_EVENTS: u32 = 10_000;
@@ -195,21 +198,6 @@ impl View {
             tags: tags.iter().map(ToString::to_string).collect(),
             since: Some(time::timestamp(summary.since)),
             conflicts: self.lost_by(key).map(|(_, lost)| lost.to_wire(key)).collect(),
-        }
-    }
-}
-
-impl PastEvent {
-    fn to_wire(&self) -> v1::Event {
-        v1::Event {
-            revision: self.revision,
-            time: Some(time::timestamp(self.at)),
-            kind: self.event.kind.into(),
-            instance: Some(self.event.instance.to_wire()),
-            address: self.event.address.to_string(),
-            reason: self.event.reason.clone(),
-            actor: self.event.actor.to_string(),
-            epoch: self.event.epoch,
         }
     }
 }

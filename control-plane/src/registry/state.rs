@@ -18,11 +18,11 @@ use waypost_proto::{
 
 use super::{
     Publication,
-    view::{LostClaim, PastEvent, Summary, View},
+    view::{LostClaim, Summary, View},
 };
 use crate::{
     compile::{Compiled, Compiler, Reelection},
-    store::{Commit, EmptyService, Loaded, Now, Record, Written},
+    store::{Commit, EmptyService, Loaded, Now, PastEvent, Record, Written},
 };
 
 /// What follows from one commit.
@@ -102,18 +102,25 @@ impl State {
         let applied = self.step(&Step::Write(commit.written.clone()), commit.revision, commit.at);
         if let Some(event) = &commit.event {
             let past = PastEvent { revision: commit.revision, at: commit.at.wall, event: event.clone() };
-            self.view.events.push_back(Arc::new(past));
-            while self.view.events.len() > self.history_limit {
-                self.view.events.pop_front();
-            }
+            self.remember(Arc::new(past));
         }
         applied
     }
 
+    fn remember(&mut self, past: Arc<PastEvent>) {
+        self.view.events.push_back(past);
+        while self.view.events.len() > self.history_limit {
+            self.view.events.pop_front();
+        }
+    }
+
     /// Takes all that a store holds, in place of commits that it no longer remembers. Each difference stands
     /// for at least one of these commits, and takes the place of one in the order of revisions.
-    pub(super) fn catch_up(&mut self, loaded: Loaded, at: Now) -> Vec<Applied> {
+    pub(super) fn catch_up(&mut self, mut loaded: Loaded, at: Now) -> Vec<Applied> {
         let revision = loaded.revision;
+        let known = self.view.revision;
+        let missed = std::mem::take(&mut loaded.events).into_iter();
+        missed.filter(|past| past.revision > known).for_each(|past| self.remember(past));
         let steps = self.differences(loaded);
         let count = steps.len() as u64;
         let apply = |(index, step): (u64, Step)| {

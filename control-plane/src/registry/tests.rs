@@ -7,8 +7,8 @@ use waypost_proto::v1::EventKind;
 
 use super::{sweep::Sweep, *};
 use crate::store::{
-    Lapsed, LeaseStatus, Loaded, Memory, Mutation, Watch,
-    samples::{ManualClock, TTL, spec, wire},
+    Finding, Lapsed, LeaseStatus, Loaded, Memory, Mutation, Watch,
+    conformance::{ManualClock, TTL, spec, wire},
 };
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -473,6 +473,10 @@ impl Store for Forgetful {
         now: Now,
     ) -> Result<Vec<LeaseStatus>, StoreError> {
         self.inner.leases(service, now).await
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        self.inner.examine().await
     }
 }
 

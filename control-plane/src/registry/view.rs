@@ -15,7 +15,7 @@ use waypost_proto::{
 
 use crate::{
     compile::Election,
-    store::{EmptyService, Event, Record, first_key},
+    store::{EmptyService, PastEvent, Record, first_key},
 };
 
 /// A service, as far as it is kept up with each change.
@@ -47,14 +47,6 @@ pub(super) struct LostClaim {
     pub(super) election: Arc<Election>,
     /// When the claim that lost was first made.
     pub(super) claimed_at: SystemTime,
-}
-
-/// An event with its place in the history.
-#[derive(Clone, Debug)]
-pub(super) struct PastEvent {
-    pub(super) revision: u64,
-    pub(super) at: SystemTime,
-    pub(super) event: Event,
 }
 
 /// What the registry holds at one revision. It never changes and shares what did not change with the next;

@@ -16,8 +16,8 @@ use tokio::sync::mpsc;
 use waypost_proto::name::{InstanceKey, ServiceKey};
 
 use super::{
-    Commit, EmptyService, Event, Lapsed, LeaseChange, LeaseStatus, Loaded, Mutation, Now, Record, Renewal,
-    Store, StoreError, Watch, Written, leases::Leases, record::first_key,
+    Commit, EmptyService, Event, Finding, Lapsed, LeaseChange, LeaseStatus, Loaded, Mutation, Now, Record,
+    Renewal, Store, StoreError, Watch, Written, leases::Leases, record::first_key,
 };
 
 /// How many commits a watch can go back.
@@ -77,6 +77,7 @@ impl Store for Memory {
             complete: inner.complete,
             records: inner.records.values().cloned().collect(),
             empty_services: inner.empty_services.values().cloned().collect(),
+            events: Vec::new(),
         })
     }
 
@@ -124,6 +125,11 @@ impl Store for Memory {
 
     async fn leases(&self, service: &ServiceKey, now: Now) -> Result<Vec<LeaseStatus>, StoreError> {
         Ok(self.inner.lock().leases.of(service, now.monotonic))
+    }
+
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError> {
+        let detail = "this process's memory: it is gone with the process; --data-dir keeps it".to_owned();
+        Ok(vec![Finding { subject: "reachable".to_owned(), good: true, detail, remedy: String::new() }])
     }
 }
 
@@ -215,18 +221,31 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::{
-        super::{conformance, samples},
+        super::conformance::{self, Fixture, ManualClock, Time},
         *,
     };
 
+    fn fixture() -> Fixture {
+        Fixture::new(Arc::new(Memory::new()), Time::Manual(ManualClock::new()))
+    }
+
     #[tokio::test]
     async fn the_memory_store_does_what_every_store_does() {
-        conformance::suite(Memory::new).await;
+        for case in conformance::CASES {
+            conformance::run(case, &fixture()).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn the_memory_store_is_a_plain_map() {
+        for seed in 0..50 {
+            conformance::model::compare(&fixture(), seed, 60).await;
+        }
     }
 
     #[tokio::test]
     async fn a_watch_from_a_forgotten_revision_is_told_so() {
-        let now = samples::ManualClock::new().now();
+        let now = ManualClock::new().now();
         let store = Memory::remembering(2);
         for _ in 0..5 {
             store.commit(Mutation::Complete, now).await.expect("it commits");

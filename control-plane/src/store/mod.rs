@@ -7,15 +7,16 @@
 //!
 //! Deliberately absent: a clock (callers pass [`Now`]; a store with a server uses the server's time).
 
-#[cfg(test)]
-mod conformance;
+#[allow(dead_code)]
+mod codec;
+pub mod conformance;
 mod leases;
+mod location;
 mod memory;
 mod record;
-#[cfg(test)]
-pub(crate) mod samples;
 
 use std::{
+    path::PathBuf,
     pin::Pin,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
@@ -30,8 +31,9 @@ use waypost_proto::{
 pub(crate) use self::record::{first_key, micros};
 pub use self::{
     leases::{LeaseStatus, Renewal},
+    location::{Kind, Location},
     memory::Memory,
-    record::{Claim, EmptyService, Event, Health, Override, Record, Renewed},
+    record::{Claim, EmptyService, Event, Health, Override, PastEvent, Record, Renewed},
 };
 
 /// One point in time by both clocks.
@@ -41,6 +43,13 @@ pub struct Now {
     pub monotonic: Instant,
     /// For people and other machines.
     pub wall: SystemTime,
+}
+
+impl Now {
+    /// What the clocks say.
+    pub fn read() -> Self {
+        Self { monotonic: Instant::now(), wall: SystemTime::now() }
+    }
 }
 
 /// Why a store did not do what it was asked.
@@ -63,8 +72,22 @@ pub enum StoreError {
     /// The store cannot be reached for now.
     #[error("it is unavailable for now, try again: {0}")]
     Unavailable(String),
-    /// There is no such kind of store.
-    #[error("{url:?} names no store: {reason}; there is \"memory://\"")]
+    /// The store does not let us do what a control plane must.
+    #[error("it refuses: {0}")]
+    Refused(String),
+    /// What the store holds cannot be read.
+    #[error("{entry} cannot be read, another program may have written it: {reason}")]
+    Malformed {
+        /// Where it is.
+        entry: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// There is no such kind of store, or its URL or options are wrong.
+    #[error(
+        "{url:?} names no store: {reason}; there are memory://, redis://HOST:PORT, etcd://HOST:PORT, \
+         consul://HOST:PORT and plugin://HOST:PORT"
+    )]
     Unknown {
         /// The URL, as it was given.
         url: String,
@@ -96,6 +119,8 @@ pub struct Loaded {
     pub records: Vec<Arc<Record>>,
     /// Services without instances, in any order.
     pub empty_services: Vec<Arc<EmptyService>>,
+    /// What happened lately, as far as the store remembers it; oldest first.
+    pub events: Vec<Arc<PastEvent>>,
 }
 
 /// What becomes of an instance's lease when its record is put.
@@ -103,7 +128,7 @@ pub struct Loaded {
 pub enum LeaseChange {
     /// A new lease under the record's epoch, for the record's ttl.
     Grant,
-    /// The lease stays as it is.
+    /// The lease stays as it is. A new record without one has none, and never lapses.
     Keep,
     /// The lapsed lease lives for this long, or until a beat renews it as usual. A lease that does not
     /// lapse any more is a [`StoreError::Conflict`].
@@ -169,9 +194,10 @@ pub enum Written {
 /// One revision of the store.
 #[derive(Clone, Debug)]
 pub struct Commit {
-    /// The revision, one higher than the one before.
+    /// The revision, higher than the one before.
     pub revision: u64,
-    /// When it was committed; the instant is when this process learned of it.
+    /// When it was committed, by the clock of the store or of who committed it; the instant is when this
+    /// process learned of it.
     pub at: Now,
     /// What it changed.
     pub written: Written,
@@ -197,7 +223,7 @@ pub trait Store: Send + Sync + 'static {
     /// Where it is, without credentials.
     fn url(&self) -> &str;
 
-    /// All that it holds. A store that outlives the control plane gives every lease its full length first.
+    /// All that it holds.
     async fn load(&self) -> Result<Loaded, StoreError>;
 
     /// The commits after a revision, including those to come.
@@ -220,42 +246,70 @@ pub trait Store: Send + Sync + 'static {
 
     /// How all leases of a service stand.
     async fn leases(&self, service: &ServiceKey, now: Now) -> Result<Vec<LeaseStatus>, StoreError>;
+
+    /// Looks whether all is there that a control plane needs: reachable, new enough, permitted. It may write and
+    /// remove entries of its own under its prefix, never others.
+    ///
+    /// # Errors
+    /// The store cannot be reached.
+    async fn examine(&self) -> Result<Vec<Finding>, StoreError>;
 }
 
-/// Opens the store that a URL names.
+/// What one look at a store has found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Finding {
+    /// What was looked at, for example `version`.
+    pub subject: String,
+    /// Whether it is as it should be.
+    pub good: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do about it; empty if it is good.
+    pub remedy: String,
+}
+
+/// What a store needs to know beyond its URL.
+#[derive(Clone, Debug)]
+pub struct StoreOptions {
+    /// Where the memory store writes down what it holds; `None`: nowhere.
+    pub data_dir: Option<PathBuf>,
+    /// The longest time that one operation may take.
+    pub timeout: Duration,
+    /// How many commits a watch can go back, where that is ours to say.
+    pub remembered: usize,
+    /// How many events are kept, where that is ours to say.
+    pub events: usize,
+    /// The certificate authorities that sign the store's certificate, a PEM file; `None`: the machine's.
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate and its key for TLS, PEM files.
+    pub identity: Option<(PathBuf, PathBuf)>,
+    /// The password or token, where the URL has none.
+    pub password: Option<String>,
+}
+
+impl Default for StoreOptions {
+    fn default() -> Self {
+        Self {
+            data_dir: None,
+            timeout: Duration::from_secs(5),
+            remembered: 4096,
+            events: 10_000,
+            ca_file: None,
+            identity: None,
+            password: None,
+        }
+    }
+}
+
+/// Opens the store that a URL names. It need not be reachable yet.
 ///
 /// # Errors
-/// [`StoreError::Unknown`] lists what there is.
-pub fn open(url: &str) -> Result<Arc<dyn Store>, StoreError> {
-    let unknown = |reason: &str| StoreError::Unknown { url: redacted(url), reason: reason.to_owned() };
-    let (scheme, rest) = url.split_once("://").unwrap_or((url, ""));
-    match (scheme, rest) {
-        ("memory", "") => Ok(Arc::new(Memory::new())),
-        ("memory", _) => Err(unknown("the memory store takes no address")),
+/// [`StoreError::Unknown`] says what is wrong with the URL or the options.
+pub async fn open(url: &str, _options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+    let location = Location::parse(url)?;
+    let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
+    match location.kind {
+        Kind::Memory => Ok(Arc::new(Memory::new())),
         _ => Err(unknown("this kind of store is not built in")),
-    }
-}
-
-/// A URL without what stands before the `@`: it may be a password.
-fn redacted(url: &str) -> String {
-    match (url.find("://"), url.rfind('@')) {
-        (Some(scheme), Some(at)) if at > scheme => format!("{}…{}", &url[..scheme + 3], &url[at..]),
-        _ => url.to_owned(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_the_stores_that_exist_are_opened() {
-        for url in ["memory", "memory://"] {
-            assert_eq!(open(url).map(|store| store.url().to_owned()), Ok("memory://".to_owned()));
-        }
-        for url in ["", "memory://x", "redis://me:secret@127.0.0.1:6379", "memori://"] {
-            let error = open(url).err().expect("no such store").to_string();
-            assert!(error.contains("\"memory://\"") && !error.contains("secret"), "{error}");
-        }
     }
 }

@@ -128,6 +128,8 @@ pub struct Record {
     pub overridden: Option<Override>,
     /// Why its lease is held although it lapsed, if it is.
     pub suspect: Option<Arc<str>>,
+    /// The catalog that it was found in, where nobody registered it here; it has no lease then.
+    pub found_in: Option<Arc<str>>,
     /// The revision that last changed it; the store fills it in.
     pub revision: u64,
 }
@@ -231,4 +233,31 @@ pub struct Event {
     pub actor: Arc<str>,
     /// The epoch of the instance's lease.
     pub epoch: u64,
+}
+
+/// An event with its place in the history.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PastEvent {
+    /// The revision that it made.
+    pub revision: u64,
+    /// When it was committed.
+    pub at: SystemTime,
+    /// What happened.
+    pub event: Event,
+}
+
+impl PastEvent {
+    /// The wire form.
+    pub fn to_wire(&self) -> v1::Event {
+        v1::Event {
+            revision: self.revision,
+            time: Some(time::timestamp(self.at)),
+            kind: self.event.kind.into(),
+            instance: Some(self.event.instance.to_wire()),
+            address: self.event.address.to_string(),
+            reason: self.event.reason.clone(),
+            actor: self.event.actor.to_string(),
+            epoch: self.event.epoch,
+        }
+    }
 }

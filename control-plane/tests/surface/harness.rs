@@ -1,6 +1,6 @@
 //! A control plane on free ports of loopback, and a proxy that is nothing but its side of the stream.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -44,7 +44,7 @@ impl Plane {
     pub(crate) async fn start_with(options: Options) -> Self {
         let loopback = "127.0.0.1:0".parse().expect("an address");
         let listeners = Listeners::bind(loopback, loopback).await.expect("ports are free");
-        let store = store::open("memory://").expect("the store is built in");
+        let store = Arc::new(store::Memory::new());
         let server = server::start(options, listeners, store).await.expect("it starts");
         let endpoint = Channel::from_shared(format!("http://{}", server.grpc)).expect("a URL");
         let channel = endpoint.connect().await.expect("it listens");

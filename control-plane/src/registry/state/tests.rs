@@ -16,7 +16,7 @@ use super::{
 };
 use crate::store::{
     Health, Memory, Mutation, Override, Store, StoreError, Watch,
-    samples::{self, ManualClock, TTL},
+    conformance::{self as samples, ManualClock, TTL},
 };
 
 #[derive(Clone, Debug)]

@@ -1,4 +1,4 @@
-//! Records, times and a clock for tests.
+//! Records, times and a clock for tests of stores.
 
 use std::{
     sync::Arc,
@@ -11,24 +11,27 @@ use waypost_proto::{
     v1::{self, EventKind},
 };
 
-use super::{Claim, EmptyService, Event, Now, Record, Renewed};
+use crate::store::{Claim, EmptyService, Event, Now, Record, Renewed};
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 
 /// A clock that a test moves.
-pub(crate) struct ManualClock(Mutex<Now>);
+pub struct ManualClock(Mutex<Now>);
 
 impl ManualClock {
-    pub(crate) fn new() -> Arc<Self> {
+    /// A clock that stands at some time in 2027.
+    pub fn new() -> Arc<Self> {
         let wall = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
         Arc::new(Self(Mutex::new(Now { monotonic: Instant::now(), wall })))
     }
 
-    pub(crate) fn now(&self) -> Now {
+    /// What it says.
+    pub fn now(&self) -> Now {
         *self.0.lock()
     }
 
-    pub(crate) fn pass(&self, length: Duration) -> Now {
+    /// Lets time pass; answers what it says then.
+    pub fn pass(&self, length: Duration) -> Now {
         let mut now = self.0.lock();
         *now = later(*now, length);
         *now
@@ -39,10 +42,12 @@ pub(crate) fn later(now: Now, length: Duration) -> Now {
     Now { monotonic: now.monotonic + length, wall: now.wall + length }
 }
 
-/// An instance as `SERVICE/ID` declares it, with nothing special about it.
+/// An instance as `SERVICE/ID` or `NAMESPACE/SERVICE/ID` declares it, with nothing special about it.
 pub(crate) fn wire(key: &str) -> v1::InstanceSpec {
-    let (service, id) = key.split_once('/').expect("SERVICE/ID");
+    let (service, id) = key.rsplit_once('/').expect("SERVICE/ID");
+    let (namespace, service) = service.split_once('/').unwrap_or(("", service));
     v1::InstanceSpec {
+        namespace: namespace.to_owned(),
         service: service.to_owned(),
         id: id.to_owned(),
         address: "127.0.0.1:9001".to_owned(),
@@ -54,7 +59,8 @@ pub(crate) fn spec(key: &str) -> InstanceSpec {
     InstanceSpec::from_wire(&wire(key)).expect("a good spec")
 }
 
-pub(crate) fn record(key: &str, epoch: u64, now: Now) -> Record {
+/// An instance's record, with nothing special about it.
+pub fn record(key: &str, epoch: u64, now: Now) -> Record {
     let spec = spec(key);
     Record {
         claims: Claim::all(&spec, |_| now.wall).into(),
@@ -69,11 +75,13 @@ pub(crate) fn record(key: &str, epoch: u64, now: Now) -> Record {
         draining: None,
         overridden: None,
         suspect: None,
+        found_in: None,
         revision: 0,
     }
 }
 
-pub(crate) fn event(record: &Record, kind: EventKind) -> Event {
+/// Something that happened to an instance.
+pub fn event(record: &Record, kind: EventKind) -> Event {
     Event {
         kind,
         instance: record.key().clone(),
@@ -84,7 +92,8 @@ pub(crate) fn event(record: &Record, kind: EventKind) -> Event {
     }
 }
 
-pub(crate) fn emptied(record: &Record, now: Now) -> EmptyService {
+/// The service that an instance leaves behind.
+pub fn emptied(record: &Record, now: Now) -> EmptyService {
     EmptyService {
         key: record.key().service().clone(),
         since: record.service_since,
