@@ -23,7 +23,7 @@ use crate::{
     hub::{Hub, HubOptions},
     metrics::Metrics,
     registry::{self, Publication, Registry},
-    store::Store,
+    store::{Location, Measured, Store},
 };
 
 /// How a control plane behaves.
@@ -177,6 +177,9 @@ pub async fn start(options: Options, listeners: Listeners, store: Arc<dyn Store>
     let (grpc, http) = (address(&listeners.grpc)?, address(&listeners.http)?);
     let metrics = Arc::new(Metrics::new());
     let store_url = store.url().to_owned();
+    // A store of somebody else's has a scheme that is not known here.
+    let kind = Location::parse(&store_url).map_or("custom", |location| location.kind.name());
+    let store = Arc::new(Measured::new(store, metrics.store(kind)));
     let registry = Registry::open(store, options.registry).await?;
     let (head, publications) = registry.feed();
     let hub = Hub::new(&head, options.hub, metrics.clone());

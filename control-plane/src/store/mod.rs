@@ -12,6 +12,7 @@ mod codec;
 pub mod conformance;
 mod leases;
 mod location;
+mod measured;
 mod memory;
 mod record;
 
@@ -32,6 +33,7 @@ pub(crate) use self::record::{first_key, micros};
 pub use self::{
     leases::{LeaseStatus, Renewal},
     location::{Kind, Location},
+    measured::Measured,
     memory::Memory,
     record::{Claim, EmptyService, Event, Health, Override, PastEvent, Record, Renewed},
 };
