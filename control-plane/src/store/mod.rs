@@ -10,6 +10,7 @@
 #[allow(dead_code)]
 mod codec;
 pub mod conformance;
+pub mod copy;
 mod leases;
 mod location;
 mod measured;

@@ -11,7 +11,6 @@
 mod banner;
 mod down;
 pub(crate) mod http;
-mod locate;
 mod log;
 mod plan;
 mod ports;

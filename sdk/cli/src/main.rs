@@ -9,6 +9,7 @@ mod command;
 mod dev;
 mod failure;
 mod interrupt;
+mod locate;
 mod output;
 mod sample;
 mod supervised;
