@@ -3,6 +3,7 @@
 //!
 //! A store whose server is not installed is listed as ignored, with the reason in its name.
 
+mod history;
 mod memory;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
@@ -32,6 +33,9 @@ struct Histories {
 fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
+    trials.push(trial("histories", "the checker notices what is wrong", async || {
+        history::the_checker_notices_what_is_wrong();
+    }));
     trials.extend(memory::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
