@@ -338,7 +338,7 @@ pub(crate) struct SupervisedArgs {
     pub(crate) parent: u32,
     /// The program and its arguments
     #[arg(last = true, required = true)]
-    pub(crate) command: Vec<std::ffi::OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// The sample services.
