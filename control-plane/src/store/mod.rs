@@ -308,11 +308,12 @@ impl Default for StoreOptions {
 ///
 /// # Errors
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
-pub async fn open(url: &str, _options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
     let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
     match location.kind {
-        Kind::Memory => Ok(Arc::new(Memory::new())),
+        Kind::Memory => memory::open(&location, options).await,
+        _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

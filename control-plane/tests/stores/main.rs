@@ -3,13 +3,14 @@
 //!
 //! A store whose server is not installed is listed as ignored, with the reason in its name.
 
+mod durable;
 mod history;
 mod memory;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Trial};
 use waypost_control_plane::store::conformance::{self, Fixture};
@@ -30,14 +31,18 @@ struct Histories {
     steps: usize,
 }
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(exit) = durable::child() {
+        return exit;
+    }
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     trials.push(trial("histories", "the checker notices what is wrong", async || {
         history::the_checker_notices_what_is_wrong();
     }));
     trials.extend(memory::trials());
-    libtest_mimic::run(&arguments, trials).exit();
+    trials.extend(durable::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// The conformance suite and the comparison with the model.
