@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use waypost_proto::{
     error::{Error, ErrorCode},
+    snapshot::SnapshotError,
     time, v1,
 };
 
@@ -225,12 +226,16 @@ async fn publish(plane: Arc<Plane>, mut publications: tokio::sync::mpsc::Unbound
             publication = publications.recv() => publication,
             () = plane.closing() => return,
         };
-        let Some(publication) = publication else {
-            tracing::error!("the registry publishes no more, proxies keep what they have");
-            return;
+        let fits = match &publication {
+            Some(publication) => plane.hub.publish(publication),
+            // The store has begun a new history, and the registry with it.
+            None => Err(SnapshotError::History {
+                held: plane.hub.status().head.history,
+                got: plane.registry.view().history().to_owned(),
+            }),
         };
-        if let Err(error) = plane.hub.publish(&publication) {
-            tracing::error!(%error, revision = publication.revision, "a change does not fit, all proxies get everything");
+        if let Err(error) = fits {
+            tracing::error!(%error, "a change does not fit, all proxies get everything");
             let (head, restarted) = plane.registry.feed();
             plane.hub.replace(&head);
             publications = restarted;

@@ -232,7 +232,9 @@ pub trait Store: Send + Sync + 'static {
     /// The commits after a revision, including those to come.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] where some of them are no longer remembered.
+    /// [`StoreError::Compacted`] where some of them are no longer remembered, and where `after` is newer than
+    /// all that there is: then the store has lost its data and begun a new history. A watch that finds out later
+    /// that its history has ended ends with the same.
     async fn watch(&self, after: u64) -> Result<Watch, StoreError>;
 
     /// Commits one change and answers its revision.

@@ -150,7 +150,8 @@ impl Store for Memory {
     async fn watch(&self, after: u64) -> Result<Watch, StoreError> {
         let mut inner = self.shared.inner.lock();
         let oldest = inner.contents.revision - inner.log.len() as u64;
-        if after < oldest {
+        // Who asks for what is still to come has followed another history.
+        if after < oldest || after > inner.contents.revision {
             return Err(StoreError::Compacted { oldest });
         }
         // A watcher that falls behind costs memory, never the others' time. There is one, and it keeps up.
