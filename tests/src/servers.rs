@@ -5,6 +5,9 @@
 //!
 //! Deliberately absent: installing anything; `tests/setup.sh` does that.
 
+#[path = "servers/etcd.rs"]
+pub mod etcd;
+
 use std::{
     fs::File,
     io,
@@ -103,6 +106,7 @@ impl Server {
                 let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
                 panic!("{} is not ready, ended: {ended:?}\n{log}", self.program.display());
             }
+            #[allow(clippy::disallowed_methods)] // nothing but the process itself says when it is ready
             thread::sleep(LOOK_AGAIN);
         }
     }

@@ -10,6 +10,8 @@
 #[allow(dead_code)]
 mod codec;
 pub mod conformance;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod leases;
 mod location;
 mod memory;
@@ -28,6 +30,8 @@ use waypost_proto::{
     name::{InstanceKey, ServiceKey},
 };
 
+#[cfg(feature = "etcd")]
+pub use self::etcd::Etcd;
 pub(crate) use self::record::{first_key, micros};
 pub use self::{
     leases::{LeaseStatus, Renewal},
@@ -305,11 +309,13 @@ impl Default for StoreOptions {
 ///
 /// # Errors
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
-pub async fn open(url: &str, _options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
     let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => Ok(Arc::new(Memory::new())),
+        #[cfg(feature = "etcd")]
+        Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
         _ => Err(unknown("this kind of store is not built in")),
     }
 }
