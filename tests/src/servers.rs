@@ -5,6 +5,9 @@
 //!
 //! Deliberately absent: installing anything; `tests/setup.sh` does that.
 
+#[path = "servers/etcd.rs"]
+pub mod etcd;
+
 use std::{
     fs::File,
     io,

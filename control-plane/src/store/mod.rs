@@ -11,6 +11,8 @@
 mod codec;
 pub mod conformance;
 pub mod copy;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod leases;
 mod location;
 mod measured;
@@ -30,6 +32,8 @@ use waypost_proto::{
     name::{InstanceKey, ServiceKey},
 };
 
+#[cfg(feature = "etcd")]
+pub use self::etcd::Etcd;
 pub(crate) use self::record::{first_key, micros};
 pub use self::{
     leases::{LeaseStatus, Renewal},
@@ -316,6 +320,8 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
     match location.kind {
         Kind::Memory => memory::open(&location, options).await,
         _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
+        #[cfg(feature = "etcd")]
+        Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

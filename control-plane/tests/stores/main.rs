@@ -5,6 +5,8 @@
 
 mod durable;
 mod history;
+#[cfg(feature = "etcd")]
+mod etcd;
 mod memory;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
     }));
     trials.extend(memory::trials());
     trials.extend(durable::trials());
+    #[cfg(feature = "etcd")]
+    trials.extend(etcd::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
