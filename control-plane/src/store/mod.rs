@@ -10,6 +10,8 @@
 #[allow(dead_code)]
 mod codec;
 pub mod conformance;
+#[cfg(feature = "consul")]
+mod consul;
 mod leases;
 mod location;
 mod memory;
@@ -305,11 +307,13 @@ impl Default for StoreOptions {
 ///
 /// # Errors
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
-pub async fn open(url: &str, _options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
     let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => Ok(Arc::new(Memory::new())),
+        #[cfg(feature = "consul")]
+        Kind::Consul => Ok(Arc::new(consul::Consul::open(location, options)?)),
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

@@ -3,6 +3,8 @@
 //!
 //! A store whose server is not installed is listed as ignored, with the reason in its name.
 
+#[cfg(feature = "consul")]
+mod consul;
 mod memory;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
@@ -33,6 +35,8 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     trials.extend(memory::trials());
+    #[cfg(feature = "consul")]
+    trials.extend(consul::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
