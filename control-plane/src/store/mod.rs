@@ -7,9 +7,10 @@
 //!
 //! Deliberately absent: a clock (callers pass [`Now`]; a store with a server uses the server's time).
 
-#[allow(dead_code)]
 mod codec;
 pub mod conformance;
+#[cfg(feature = "consul")]
+mod consul;
 pub mod copy;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -322,6 +323,8 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
         _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
         #[cfg(feature = "etcd")]
         Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
+        #[cfg(feature = "consul")]
+        Kind::Consul => Ok(Arc::new(consul::Consul::open(location, options)?)),
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

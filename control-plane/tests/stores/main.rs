@@ -3,10 +3,12 @@
 //!
 //! A store whose server is not installed is listed as ignored, with the reason in its name.
 
+#[cfg(feature = "consul")]
+mod consul;
 mod durable;
-mod history;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod history;
 mod memory;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
@@ -46,6 +48,8 @@ fn main() -> ExitCode {
     trials.extend(durable::trials());
     #[cfg(feature = "etcd")]
     trials.extend(etcd::trials());
+    #[cfg(feature = "consul")]
+    trials.extend(consul::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

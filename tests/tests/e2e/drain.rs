@@ -122,7 +122,8 @@ async fn a_proxy_that_is_told_twice_at_once_to_stop_finishes_what_is_in_flight()
     let slow = tokio::spawn(get(cluster.traffic(), "/shop/slow?ms=1500"));
     eventually("the request is in flight", Duration::from_secs(10), async || {
         let proxy = get(cluster.proxies[0].admin, "/metrics").await.text();
-        let line = proxy.lines().find(|line| line.starts_with("http_server_active_requests")).unwrap_or_default();
+        let line =
+            proxy.lines().find(|line| line.starts_with("http_server_active_requests")).unwrap_or_default();
         holds(line.ends_with(" 1"), || line.to_owned())
     })
     .await;
