@@ -22,7 +22,9 @@ use super::{
     layout::{Head, Layout},
 };
 use crate::store::{
-    Commit, Lapsed, LeaseChange, LeaseStatus, Now, StoreError, Written, codec::Malformed, leases::Leases,
+    Commit, Lapsed, LeaseChange, LeaseStatus, Now, StoreError, Written,
+    codec::Malformed,
+    leases::{Leases, Standing},
 };
 
 /// How long a check may have failed before its lease has lapsed: a beat may be on its way to it.
@@ -268,13 +270,13 @@ impl Mirror {
     /// Whether a lease has lapsed, as far as this process knows. A lease that is not there has.
     pub(super) fn has_lapsed(&self, key: &InstanceKey, now: Instant) -> bool {
         let vouched = self.contents.lease(key).is_some_and(|(epoch, _)| self.is_vouched_for(key, epoch, now));
-        !vouched && self.leases.has_lapsed(key, now)
+        !vouched && self.leases.standing(key, now) != Standing::Alive
     }
 
     /// Gives all leases time to be renewed: beats could not come through.
     pub(super) fn give_time(&mut self, now: Instant) {
         for (key, kept) in &self.contents.records {
-            let held = kept.hold.is_some() && !self.leases.has_lapsed(key, now);
+            let held = kept.hold.is_some() && self.leases.standing(key, now) == Standing::Alive;
             if kept.leased && !held {
                 self.leases.grant(key, kept.record.epoch, kept.record.ttl, now);
             }
