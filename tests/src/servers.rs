@@ -5,6 +5,9 @@
 //!
 //! Deliberately absent: installing anything; `tests/setup.sh` does that.
 
+#[path = "servers/redis.rs"]
+pub mod redis;
+
 use std::{
     fs::File,
     io,

@@ -14,6 +14,8 @@ mod leases;
 mod location;
 mod memory;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{
     path::PathBuf,
@@ -305,11 +307,16 @@ impl Default for StoreOptions {
 ///
 /// # Errors
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
-pub async fn open(url: &str, _options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
+pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
-    let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
+    let shown = location.to_string();
+    let unknown = |reason: &str| StoreError::Unknown { url: shown, reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => Ok(Arc::new(Memory::new())),
+        #[cfg(feature = "redis")]
+        Kind::Redis | Kind::RedisSentinel | Kind::RedisCluster => {
+            Ok(Arc::new(redis::Redis::open(location, options)?))
+        }
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

@@ -4,6 +4,8 @@
 //! A store whose server is not installed is listed as ignored, with the reason in its name.
 
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;
@@ -33,6 +35,8 @@ fn main() {
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
     trials.extend(memory::trials());
+    #[cfg(feature = "redis")]
+    trials.extend(redis::trials());
     libtest_mimic::run(&arguments, trials).exit();
 }
 
