@@ -68,6 +68,11 @@ pub(super) fn is_no_script(error: &RedisError) -> bool {
     error.code() == Some("NOSCRIPT")
 }
 
+/// Whether an error says that the registry is gone from the server.
+pub(super) fn is_no_history(error: &RedisError) -> bool {
+    error.code() == Some("NOHISTORY")
+}
+
 fn is_login(error: &RedisError) -> bool {
     matches!(error.kind(), ErrorKind::AuthenticationFailed | ErrorKind::InvalidClientConfig)
 }

@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use super::{
     change::{self, Entry},
     dial::Dialer,
-    fault::Fault,
+    fault::{self, Fault},
     load::Page,
     scripts::Request,
 };
@@ -108,7 +108,12 @@ impl Follower {
 
     async fn ask<T: redis::FromRedisValue>(&mut self, request: &Request) -> Result<T, StoreError> {
         let answer = timeout(self.dialer.settings.timeout, request.ask(&mut self.connection)).await;
-        answer.map_err(|_| silent())?.map_err(|error| self.dialer.fault(&error).into_error())
+        answer.map_err(|_| silent())?.map_err(|error| {
+            if fault::is_no_history(&error) {
+                return StoreError::Compacted { oldest: 0 };
+            }
+            self.dialer.fault(&error).into_error()
+        })
     }
 }
 
