@@ -9,6 +9,8 @@
 pub mod consul;
 #[path = "servers/etcd.rs"]
 pub mod etcd;
+#[path = "servers/redis.rs"]
+pub mod redis;
 
 use std::{
     fs::File,

@@ -19,6 +19,8 @@ mod location;
 mod measured;
 mod memory;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{
     path::PathBuf,
@@ -317,7 +319,8 @@ impl Default for StoreOptions {
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
 pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
-    let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
+    let shown = location.to_string();
+    let unknown = |reason: &str| StoreError::Unknown { url: shown, reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => memory::open(&location, options).await,
         _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
@@ -325,6 +328,10 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
         Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
         #[cfg(feature = "consul")]
         Kind::Consul => Ok(Arc::new(consul::Consul::open(location, options)?)),
+        #[cfg(feature = "redis")]
+        Kind::Redis | Kind::RedisSentinel | Kind::RedisCluster => {
+            Ok(Arc::new(redis::Redis::open(location, options)?))
+        }
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

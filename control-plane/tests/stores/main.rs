@@ -10,6 +10,8 @@ mod durable;
 mod etcd;
 mod history;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;
@@ -50,6 +52,8 @@ fn main() -> ExitCode {
     trials.extend(etcd::trials());
     #[cfg(feature = "consul")]
     trials.extend(consul::trials());
+    #[cfg(feature = "redis")]
+    trials.extend(redis::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

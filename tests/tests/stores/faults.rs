@@ -1,6 +1,6 @@
 //! One long story for each store, with requests all the time.
 
-use std::time::Duration;
+use std::{net::SocketAddr, time::Duration};
 
 use tokio::time::sleep;
 use waypost_proto::v1::{EventKind, InstanceState};
@@ -31,7 +31,8 @@ const EQUAL: Duration = Duration::from_secs(5);
 /// request fails, nothing that was acknowledged is lost, nobody who went on beating is expired, and in the end all
 /// hold the same.
 pub(super) async fn nothing_is_lost(kind: &Kind) {
-    let (mut store, address) = (kind.start)();
+    let (mut store, port) = (kind.start)();
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
     let arguments = ["--store-timeout", "2s", "--settle", "3s"];
     let mut fleet = Fleet::start(address, kind.url, REPLICAS, PROXIES, &arguments).await;
     let client = fleet.client();
