@@ -109,9 +109,9 @@ impl Fleet {
     }
 }
 
-/// The digest of what a proxy serves by, as its admin port has it.
+/// The digest of what a proxy serves by, as its admin port has it beside the service "shop".
 async fn digest_of(proxy: &Proxy) -> Result<Option<String>, String> {
-    let answer = try_get(proxy.admin, "/table?service=none").await?;
+    let answer = try_get(proxy.admin, "/table?service=shop").await?;
     let table: serde_json::Value = serde_json::from_str(&answer.text()).map_err(|error| error.to_string())?;
     Ok(table["position"]["digest"].as_str().map(str::to_owned))
 }
