@@ -2,7 +2,7 @@
 //! what a linearizable register per key allows (Herlihy and Wing, "Linearizability", 1990).
 //!
 //! Every write is a compare-and-set and every acknowledged write has a revision, so that the order need not be
-//! searched for: the store's watch tells it, and the checker holds each operation against it. An operation whose
+//! searched for: the store's watch (and, where that has a gap, its events) tells it, and the checker holds each operation against it. An operation whose
 //! outcome is unknown (the store was gone) may have happened once, at any time after it began, or not at all.
 
 use std::{
@@ -78,8 +78,7 @@ struct Change {
 /// # Panics
 /// A promise is broken.
 pub(crate) async fn hold_under(stores: Vec<Arc<dyn Store>>, faults: impl Future<Output = ()>) {
-    let observer = stores[0].clone();
-    let start = observer.load().await.expect("the store loads").revision;
+    let start = stores[0].load().await.expect("the store loads").revision;
     let (over, clock) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicU64::new(0)));
     let clients: Vec<_> = (0..stores.len() * 2)
         .map(|number| {
@@ -93,6 +92,9 @@ pub(crate) async fn hold_under(stores: Vec<Arc<dyn Store>>, faults: impl Future<
             tokio::spawn(client.work(over.clone()))
         })
         .collect();
+    let follower = Follower { store: stores[0].clone(), after: start, changes: vec![Vec::new(); KEYS.len()] };
+    let all_done = Arc::new(AtomicBool::new(false));
+    let followed = tokio::spawn(follower.follow(all_done.clone()));
     faults.await;
     // Some time without faults, so that the end of the history is not all unknown.
     tokio::time::sleep(Duration::from_secs(1)).await;
@@ -101,7 +103,9 @@ pub(crate) async fn hold_under(stores: Vec<Arc<dyn Store>>, faults: impl Future<
     for client in clients {
         operations.extend(client.await.expect("a client works to the end"));
     }
-    let changes = changes_since(&*observer, start).await;
+    all_done.store(true, Ordering::Release);
+    let changes = tokio::time::timeout(RECOVERY, followed).await;
+    let changes = changes.expect("the store works again").expect("the follower works to the end");
     let known = operations.iter().filter(|operation| operation.outcome != Outcome::Unknown).count();
     assert!(known > 100, "only {known} of {} operations have an outcome", operations.len());
     let broken = check(&operations, &changes);
@@ -183,40 +187,60 @@ impl Client {
     }
 }
 
-/// All changes of the keys after a revision, by key, as the watch tells them.
-async fn changes_since(store: &dyn Store, start: u64) -> Vec<Vec<Change>> {
-    let read = async {
-        let newest = loop {
-            match store.load().await {
-                Ok(loaded) => break loaded.revision,
+/// Follows the store from a revision on, and keeps all changes of the keys.
+struct Follower {
+    store: Arc<dyn Store>,
+    after: u64,
+    /// By key.
+    changes: Vec<Vec<Change>>,
+}
+
+impl Follower {
+    /// Follows until the clients are done and the newest revision is reached.
+    async fn follow(mut self, all_done: Arc<AtomicBool>) -> Vec<Vec<Change>> {
+        loop {
+            let done = all_done.load(Ordering::Acquire);
+            match self.store.load().await {
+                Ok(loaded) if done && loaded.revision <= self.after => return self.changes,
+                Ok(loaded) => self.read(loaded.revision).await,
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
-        };
-        let mut changes = vec![Vec::new(); KEYS.len()];
-        let mut after = start;
-        while after < newest {
-            let Ok(mut watch) = store.watch(after).await else {
-                tokio::time::sleep(PAUSE).await;
-                continue;
-            };
-            while let Some(Ok(commit)) = watch.next().await {
-                let (key, epoch) = match &commit.written {
-                    Written::Put(record) => (record.key().to_string(), Some(record.epoch)),
-                    Written::Removed { key, .. } => (key.to_string(), None),
-                    _ => (String::new(), None),
-                };
-                if let Some(at) = KEYS.iter().position(|known| key.ends_with(known)) {
-                    changes[at].push(Change { revision: commit.revision, epoch });
-                }
-                after = commit.revision;
-                if after >= newest {
-                    break;
+            tokio::time::sleep(THINK).await;
+        }
+    }
+
+    /// Reads up to a revision by the watch, or from the events where the watch does not go back so far.
+    async fn read(&mut self, newest: u64) {
+        match self.store.watch(self.after).await {
+            Ok(mut watch) => {
+                while self.after < newest
+                    && let Some(Ok(commit)) = watch.next().await
+                {
+                    match &commit.written {
+                        Written::Put(record) => self.note(record.key(), commit.revision, Some(record.epoch)),
+                        Written::Removed { key, .. } => self.note(key, commit.revision, None),
+                        _ => {}
+                    }
+                    self.after = commit.revision;
                 }
             }
+            Err(StoreError::Compacted { .. }) => {
+                let Ok(loaded) = self.store.load().await else { return };
+                let known = self.after;
+                for past in loaded.events.iter().filter(|past| past.revision > known) {
+                    let left = past.event.kind == EventKind::Deregistered;
+                    self.note(&past.event.instance, past.revision, (!left).then_some(past.event.epoch));
+                }
+                self.after = loaded.revision;
+            }
+            Err(_) => tokio::time::sleep(PAUSE).await,
         }
-        changes
-    };
-    tokio::time::timeout(RECOVERY, read).await.expect("the store works again, and its watch tells all")
+    }
+
+    fn note(&mut self, key: &InstanceKey, revision: u64, epoch: Option<u64>) {
+        let known = KEYS.iter().position(|known| key.to_string().ends_with(known));
+        self.changes[known.expect("a key of the clients")].push(Change { revision, epoch });
+    }
 }
 
 /// What a history breaks; nothing where it is linearizable.

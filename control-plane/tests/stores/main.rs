@@ -8,6 +8,8 @@ mod consul;
 mod durable;
 #[cfg(feature = "etcd")]
 mod etcd;
+#[cfg(all(feature = "redis", feature = "etcd", feature = "consul"))]
+mod histories;
 mod history;
 mod memory;
 #[cfg(feature = "redis")]
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
     trials.extend(consul::trials());
     #[cfg(feature = "redis")]
     trials.extend(redis::trials());
+    #[cfg(all(feature = "redis", feature = "etcd", feature = "consul"))]
+    trials.extend(histories::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
