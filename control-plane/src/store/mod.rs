@@ -18,6 +18,7 @@ mod leases;
 mod location;
 mod measured;
 mod memory;
+mod plugin;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -323,7 +324,6 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
     let unknown = |reason: &str| StoreError::Unknown { url: shown, reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => memory::open(&location, options).await,
-        _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
         #[cfg(feature = "etcd")]
         Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
         #[cfg(feature = "consul")]
@@ -332,6 +332,7 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
         Kind::Redis | Kind::RedisSentinel | Kind::RedisCluster => {
             Ok(Arc::new(redis::Redis::open(location, options)?))
         }
+        Kind::Plugin => Ok(Arc::new(plugin::Plugin::new(&location, options)?)),
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

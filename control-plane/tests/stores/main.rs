@@ -12,9 +12,11 @@ mod history;
 mod memory;
 #[cfg(feature = "redis")]
 mod redis;
+mod plugin;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;
+mod yours;
 
 use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
 
@@ -54,6 +56,8 @@ fn main() -> ExitCode {
     trials.extend(consul::trials());
     #[cfg(feature = "redis")]
     trials.extend(redis::trials());
+    trials.extend(plugin::trials());
+    trials.extend(yours::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
