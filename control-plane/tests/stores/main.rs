@@ -5,6 +5,7 @@
 
 #[cfg(feature = "consul")]
 mod consul;
+mod custom;
 mod durable;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -57,6 +58,7 @@ fn main() -> ExitCode {
     #[cfg(feature = "redis")]
     trials.extend(redis::trials());
     trials.extend(plugin::trials());
+    trials.extend(custom::trials());
     trials.extend(yours::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
