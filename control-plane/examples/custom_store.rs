@@ -5,7 +5,7 @@
 //! ```
 //!
 //! [`Audited`] hands everything on to the store behind it. A store that keeps the registry itself implements the same
-//! nine methods; `tests/stores/custom.rs` shows how the conformance suite checks it.
+//! eight methods; `tests/stores/custom.rs` shows how the conformance suite checks it.
 
 use std::{
     fmt::Write as _,

@@ -182,7 +182,9 @@ impl Store for Plugin {
         let mut client = self.connection.client();
         let asked = Instant::now();
         let answer = self.ask(client.lapsed(self.request(v1::LapsedStoreRequest {}))).await?;
-        let lease = |lease: v1::StoredLease| Ok((self.key("Lapsed", lease.key.as_ref())?, lease.epoch));
+        let lease = |lease: v1::StoredLease| {
+            Ok::<_, StoreError>((self.key("Lapsed", lease.key.as_ref())?, lease.epoch))
+        };
         let leases = answer.leases.into_iter().map(lease).collect::<Result<_, _>>()?;
         let next = answer.next.as_ref().and_then(duration).map(|next| asked + next);
         Ok(Lapsed { leases, next })
