@@ -320,8 +320,6 @@ impl Default for StoreOptions {
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
 pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
-    let shown = location.to_string();
-    let unknown = |reason: &str| StoreError::Unknown { url: shown, reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => memory::open(&location, options).await,
         #[cfg(feature = "etcd")]
@@ -333,6 +331,10 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
             Ok(Arc::new(redis::Redis::open(location, options)?))
         }
         Kind::Plugin => Ok(Arc::new(plugin::Plugin::new(&location, options)?)),
-        _ => Err(unknown("this kind of store is not built in")),
+        #[cfg(not(all(feature = "redis", feature = "etcd", feature = "consul")))]
+        _ => {
+            let reason = "this program was built without this kind of store".to_owned();
+            Err(StoreError::Unknown { url: location.to_string(), reason })
+        }
     }
 }
