@@ -11,9 +11,9 @@ mod durable;
 mod etcd;
 mod history;
 mod memory;
+mod plugin;
 #[cfg(feature = "redis")]
 mod redis;
-mod plugin;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;

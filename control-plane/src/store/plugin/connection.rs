@@ -138,7 +138,12 @@ impl Connection {
 
     /// Something in an answer that breaks the contract.
     pub(super) fn malformed(&self, entry: &str, reason: impl Into<String>) -> StoreError {
-        StoreError::Malformed { entry: format!("{}: {entry}", self.who()), reason: reason.into() }
+        StoreError::Malformed { entry: self.entry(entry), reason: reason.into() }
+    }
+
+    /// Where in the server's answers something stands.
+    pub(super) fn entry(&self, entry: &str) -> String {
+        format!("{}: {entry}", self.who())
     }
 
     /// What a status means.

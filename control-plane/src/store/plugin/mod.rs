@@ -25,7 +25,7 @@ use self::connection::Connection;
 use super::{
     Commit, Finding, Lapsed, LeaseStatus, Loaded, Location, Mutation, Now, PastEvent, Record, Renewal, Store,
     StoreError, StoreOptions, Watch,
-    codec::{Malformed, Stored, commit_from_stored, mutation_to_stored},
+    codec::{Stored, commit_from_stored, mutation_to_stored},
     record::EmptyService,
 };
 
@@ -262,27 +262,25 @@ impl<'a> Loading<'a> {
             let name =
                 wire.spec.as_ref().map(|spec| format!("{}/{}/{}", spec.namespace, spec.service, spec.id));
             let name = format!("Load, instance {}", name.unwrap_or_default());
-            let record = Record::from_stored(wire).map_err(|error| self.unreadable(&name, &error))?;
+            let record = Record::from_stored(wire).map_err(|error| error.at(self.connection.entry(&name)))?;
             self.check(&name, record.revision)?;
             self.loaded.records.push(Arc::new(record));
         }
         for wire in part.empty_services {
             let name = wire.key.as_ref().map(|key| format!("{}/{}", key.namespace, key.name));
             let name = format!("Load, empty service {}", name.unwrap_or_default());
-            let empty = EmptyService::from_stored(wire).map_err(|error| self.unreadable(&name, &error))?;
+            let empty =
+                EmptyService::from_stored(wire).map_err(|error| error.at(self.connection.entry(&name)))?;
             self.check(&name, empty.revision)?;
             self.loaded.empty_services.push(Arc::new(empty));
         }
         for wire in part.events {
             let name = format!("Load, event of revision {}", wire.revision);
-            let past = PastEvent::from_stored(wire).map_err(|error| self.unreadable(&name, &error))?;
+            let past =
+                PastEvent::from_stored(wire).map_err(|error| error.at(self.connection.entry(&name)))?;
             self.loaded.events.push(Arc::new(past));
         }
         Ok(())
-    }
-
-    fn unreadable(&self, entry: &str, error: &Malformed) -> StoreError {
-        self.connection.malformed(entry, error.to_string())
     }
 
     fn check(&mut self, entry: &str, revision: u64) -> Result<(), StoreError> {
