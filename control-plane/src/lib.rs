@@ -10,6 +10,7 @@ pub mod http;
 pub mod hub;
 pub mod maintenance;
 pub mod metrics;
+pub mod program;
 pub mod registry;
 pub mod server;
 pub mod store;

@@ -18,6 +18,7 @@ mod leases;
 mod location;
 mod measured;
 mod memory;
+mod plugin;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
@@ -319,11 +320,8 @@ impl Default for StoreOptions {
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
 pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
-    let shown = location.to_string();
-    let unknown = |reason: &str| StoreError::Unknown { url: shown, reason: reason.to_owned() };
     match location.kind {
         Kind::Memory => memory::open(&location, options).await,
-        _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
         #[cfg(feature = "etcd")]
         Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
         #[cfg(feature = "consul")]
@@ -332,6 +330,11 @@ pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, S
         Kind::Redis | Kind::RedisSentinel | Kind::RedisCluster => {
             Ok(Arc::new(redis::Redis::open(location, options)?))
         }
-        _ => Err(unknown("this kind of store is not built in")),
+        Kind::Plugin => Ok(Arc::new(plugin::Plugin::new(&location, options)?)),
+        #[cfg(not(all(feature = "redis", feature = "etcd", feature = "consul")))]
+        _ => {
+            let reason = "this program was built without this kind of store".to_owned();
+            Err(StoreError::Unknown { url: location.to_string(), reason })
+        }
     }
 }

@@ -5,6 +5,7 @@
 
 #[cfg(feature = "consul")]
 mod consul;
+mod custom;
 mod durable;
 #[cfg(feature = "etcd")]
 mod etcd;
@@ -12,11 +13,13 @@ mod etcd;
 mod histories;
 mod history;
 mod memory;
+mod plugin;
 #[cfg(feature = "redis")]
 mod redis;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;
+mod yours;
 
 use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
 
@@ -58,6 +61,9 @@ fn main() -> ExitCode {
     trials.extend(redis::trials());
     #[cfg(all(feature = "redis", feature = "etcd", feature = "consul"))]
     trials.extend(histories::trials());
+    trials.extend(plugin::trials());
+    trials.extend(custom::trials());
+    trials.extend(yours::trials());
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 

@@ -3,9 +3,9 @@
 //! | table | key | value |
 //! | --- | --- | --- |
 //! | `about` | `format`, `history`, `revision`, `complete` | text, numbers in decimal |
-//! | `instances` | `NAMESPACE/SERVICE/ID` | `StoredInstance` |
+//! | `instances` | `SERVICE/ID`, or `NAMESPACE/SERVICE/ID` outside `default` | `StoredInstance` |
 //! | `leases` | the same | epoch, length in ms |
-//! | `empty_services` | `NAMESPACE/SERVICE` | `StoredEmptyService` |
+//! | `empty_services` | the service, in the same way | `StoredEmptyService` |
 //! | `commits`, `events` | revision | `StoredCommit`, `Event`: as many as are remembered |
 //!
 //! A file is read as a whole, from a copy in memory, before anything is written: one that is damaged stays as it is.
