@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etcd_client::{Client, Error, LeaseKeepAliveStream, LeaseKeeper};
-use futures_util::future::{try_join, try_join_all};
+use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
 use tokio::sync::Mutex;
 
 use super::connection::{Connection, Lent, Which};
@@ -16,8 +16,8 @@ use crate::store::StoreError;
 
 /// A member that does not lead asks the leader about each lease in turn, so that several streams are quicker.
 const LANES: usize = 4;
-/// How many leases are worth a stream of their own.
-const SHARE: usize = 256;
+/// How many leases are renewed by one call, which has its share of the time.
+const AT_ONCE: usize = 256;
 
 /// The streams.
 #[derive(Default)]
@@ -42,9 +42,10 @@ impl Lanes {
         connection: &Connection,
         leases: &[i64],
     ) -> Result<Vec<bool>, StoreError> {
-        let share = leases.len().div_ceil(LANES).max(SHARE);
-        let lanes = leases.chunks(share).map(|leases| self.renew_on_one(connection, leases));
-        Ok(try_join_all(lanes).await?.concat())
+        let parts: Vec<Vec<i64>> = leases.chunks(AT_ONCE).map(<[i64]>::to_vec).collect();
+        let renew = |part: Vec<i64>| async move { self.renew_on_one(connection, &part).await };
+        let answers: Vec<Vec<bool>> = stream::iter(parts).map(renew).buffered(LANES).try_collect().await?;
+        Ok(answers.concat())
     }
 
     async fn renew_on_one(&self, connection: &Connection, leases: &[i64]) -> Result<Vec<bool>, StoreError> {
