@@ -47,7 +47,10 @@ impl Shared {
 
 pub(crate) fn trials() -> Vec<Trial> {
     if !installed() {
-        return vec![skipped("etcd", "etcd-server and etcd-client are not installed: run tests/setup.sh")];
+        return vec![skipped(
+            "etcd",
+            "etcd-server and etcd-client are not installed: run tests/setup.sh --servers",
+        )];
     }
     let shared = Arc::new(Shared::default());
     let plain = shared.clone();
