@@ -50,14 +50,19 @@ impl Lanes {
 
     async fn renew_on_one(&self, connection: &Connection, leases: &[i64]) -> Result<Vec<bool>, StoreError> {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % LANES;
+        // Waiting for one's turn is no sign of a dead connection, and so is no part of the call.
+        let mut turn = self.lanes[at].lock().await;
+        let place = parking_lot::Mutex::new(&mut *turn);
         connection
-            .call_lent(|lent| async move {
-                let mut place = self.lanes[at].lock().await;
+            .call_lent(|lent| {
                 // It is put back only if all went well.
-                let lane = place.take().filter(|lane| lane.over == lent.which);
-                let (lane, lives) = Box::pin(beat(lane, &lent, leases)).await?;
-                *place = lane;
-                Ok(lives)
+                let lane = place.lock().take().filter(|lane| lane.over == lent.which);
+                let place = &place;
+                async move {
+                    let (lane, lives) = Box::pin(beat(lane, &lent, leases)).await?;
+                    **place.lock() = lane;
+                    Ok(lives)
+                }
             })
             .await
     }

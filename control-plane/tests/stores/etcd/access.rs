@@ -7,7 +7,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, ExtendedKeyUsa
 use tempfile::TempDir;
 use tokio::sync::OnceCell;
 use waypost_control_plane::store::{
-    StoreError, StoreOptions,
+    Now, StoreError, StoreOptions,
     conformance::{Fixture, Time},
 };
 
@@ -124,6 +124,8 @@ async fn what_is_not_permitted_is_said(guarded: &Guarded) {
     let elsewhere = open(&guarded.url("elsewhere"), &guarded.options(PASSWORD)).await;
     let error = commit(&elsewhere, put("users/a", 1)).await.expect_err("it is not permitted");
     assert!(matches!(&error, StoreError::Refused(why) if why.contains("permission denied")), "{error}");
+    let error = elsewhere.lapsed(Now::read()).await.expect_err("it is not permitted");
+    assert!(error.to_string().contains("permission denied"), "{error}");
     let findings = elsewhere.examine().await.expect("it is reachable");
     for subject in ["read", "write"] {
         let finding = findings.iter().find(|finding| finding.subject == subject).expect("it was looked at");

@@ -31,7 +31,13 @@ pub(super) fn trials(shared: &Arc<Shared>) -> Vec<Trial> {
     vec![
         trial("etcd", "a killed server loses nothing", a_killed_server_loses_nothing),
         trial("etcd", "a frozen server is noticed in time", a_frozen_server_is_noticed_in_time),
-        trial("etcd", "a cluster goes on without its leader", a_cluster_goes_on_without_its_leader),
+        trial("etcd", "a cluster goes on when its leader dies", async || {
+            a_cluster_goes_on_without_its_leader(|leader| leader.server.kill()).await;
+        }),
+        trial("etcd", "a cluster goes on when its leader stands still", async || {
+            a_cluster_goes_on_without_its_leader(|leader| leader.server.freeze()).await;
+        }),
+        trial("etcd", "a full database is said to be full", a_full_database_is_said_to_be_full),
         trial("etcd", "what is compacted is not waited for", what_is_compacted_is_not_waited_for),
         trial("etcd", "lost data is a new history", lost_data_is_a_new_history),
         case(shared, "a lost answer is asked for again", a_lost_answer_is_asked_for_again),
@@ -138,14 +144,14 @@ async fn a_frozen_server_is_noticed_in_time() {
     assert!(store.lapsed(Now::read()).await.is_ok() && store.renew(&beat, Now::read()).await.is_ok());
 }
 
-async fn a_cluster_goes_on_without_its_leader() {
+async fn a_cluster_goes_on_without_its_leader(strike: fn(&mut Etcd)) {
     let mut members = tokio::task::spawn_blocking(Etcd::cluster).await.expect("a cluster");
     let store = open(&url(&members.each_ref()), &options()).await;
     let start = store.load().await.expect("it loads").revision;
     let mut watch = store.watch(start).await.expect("it is watched");
     let mut revision = committed(&store, put("users/before", 1)).await;
     let leader = members.iter().position(Etcd::leads).expect("a leader");
-    members[leader].server.kill();
+    strike(&mut members[leader]);
     for number in 0..20 {
         let name = format!("users/i{number}");
         until("it commits", async || match commit(&store, put(&name, 1)).await {
@@ -182,8 +188,34 @@ async fn a_cluster_goes_on_without_its_leader() {
     assert_eq!(store.load().await.expect("it loads").revision, revision);
     let renewed = store.renew(&[(key("users/i19"), 1)], Now::read()).await;
     assert_eq!(renewed, Ok(vec![Renewal::Renewed]));
-    members[leader].start_again();
-    committed(&store, put("users/after", 1)).await;
+}
+
+async fn a_full_database_is_said_to_be_full() {
+    let etcd = Etcd::start(None, &["--quota-backend-bytes=4000000"]);
+    let store = open(&url(&[&etcd]), &options()).await;
+    let big = |expected| {
+        let record = Record { client: "x".repeat(200_000).into(), ..record("users/a", 1) };
+        Mutation::Put { record, expected, lease: LeaseChange::Keep, event: None }
+    };
+    store.load().await.expect("it loads");
+    let mut written = None;
+    let refused = loop {
+        match commit(&store, big(written)).await {
+            Ok(revision) => written = Some(revision),
+            Err(error) => break error,
+        }
+    };
+    assert!(matches!(&refused, StoreError::Refused(why) if why.contains("alarm disarm")), "{refused:?}");
+    let findings = store.examine().await.expect("it answers");
+    let space = findings.iter().find(|finding| finding.subject == "space").expect("it was looked at");
+    assert!(!space.good && space.detail.contains("NOSPACE") && space.remedy.contains("defrag"), "{space:?}");
+    let loaded = store.load().await.expect("what is there can be read");
+    assert_eq!(Some(loaded.revision), written, "nothing was lost");
+    etcd.control(&["compact", &loaded.revision.to_string()]);
+    etcd.control(&["defrag"]);
+    etcd.control(&["alarm", "disarm"]);
+    committed(&store, big(written)).await;
+    assert!(store.examine().await.expect("it answers").iter().all(|finding| finding.good));
 }
 
 async fn what_is_compacted_is_not_waited_for() {
