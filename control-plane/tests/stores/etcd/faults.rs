@@ -16,14 +16,19 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
 };
-use waypost_control_plane::store::{
-    LeaseChange, Mutation, Now, Record, Renewal, Store, StoreError, StoreOptions,
+use tokio_util::sync::CancellationToken;
+use waypost_control_plane::{
+    registry::{self, Beat, Registry},
+    store::{LeaseChange, Mutation, Now, Record, Renewal, Store, StoreError, StoreOptions},
 };
-use waypost_proto::name::InstanceKey;
+use waypost_proto::{
+    name::InstanceKey,
+    v1::{BeatOutcome, EventKind},
+};
 
 use super::{
-    Shared, case, commit, committed, impatient, next, open, options, prefix, put, put_with, record, remove,
-    revisions, until,
+    Shared, TTL, case, commit, committed, impatient, next, open, options, prefix, put, put_with, record,
+    remove, revisions, until,
 };
 use crate::{servers::etcd::Etcd, trial};
 
@@ -44,6 +49,7 @@ pub(super) fn trials(shared: &Arc<Shared>) -> Vec<Trial> {
         case(shared, "of two that sweep one wins", of_two_that_sweep_one_wins),
         case(shared, "others do not disturb", others_do_not_disturb),
         case(shared, "ten thousand beats are a matter of a second", ten_thousand_beats),
+        case(shared, "registries share it", registries_share_it),
         case(shared, "old events are removed", old_events_are_removed),
     ]
 }
@@ -438,4 +444,37 @@ async fn old_events_are_removed(shared: Arc<Shared>) {
     let events = store.load().await.expect("it loads").events;
     let kept: Vec<u64> = events.iter().map(|past| past.revision).collect();
     assert_eq!(kept, newest[2..], "the newest are told");
+}
+
+async fn registries_share_it(shared: Arc<Shared>) {
+    let url = shared.url();
+    let shutdown = CancellationToken::new();
+    let mut registries = Vec::new();
+    for _ in 0..2 {
+        let registry = Registry::open(open(&url, &options()).await, registry::Options::default()).await;
+        let registry = registry.expect("it opens");
+        tokio::spawn(registry.clone().run(shutdown.clone()));
+        registries.push(registry);
+    }
+    let spec = record("users/a", 1).spec;
+    let registered = registries[0].register((*spec).clone(), TTL, "test").await.expect("it registers");
+    let users = key("users/a");
+    let shows = async |registry: &Registry| registry.view().instance(&users).is_some();
+    until("the other one shows it", async || shows(&registries[1]).await).await;
+    let beat = Beat { key: users.clone(), epoch: registered.epoch, health: None };
+    let begun = Instant::now();
+    while begun.elapsed() < TTL * 2 {
+        let beaten = registries[1].heartbeat(vec![beat.clone()]).await.expect("it answers");
+        assert_eq!(beaten[0].outcome, BeatOutcome::Renewed);
+        assert!(shows(&registries[0]).await, "it beats");
+        tokio::time::sleep(TTL / 4).await;
+    }
+    for registry in &registries {
+        until("it has expired", async || !shows(registry).await).await;
+    }
+    let store = open(&url, &options()).await;
+    let expired: Vec<_> = store.load().await.expect("it loads").events;
+    let expired = expired.iter().filter(|past| past.event.kind == EventKind::Expired).count();
+    assert_eq!(expired, 1, "once");
+    shutdown.cancel();
 }
