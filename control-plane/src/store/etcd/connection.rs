@@ -29,6 +29,8 @@ use crate::store::StoreError;
 
 /// How many times a call can be made again within its time.
 const ATTEMPTS: u32 = 3;
+/// How etcd says that its database is full.
+pub(super) const FULL: &str = "database space exceeded";
 const FIRST_PAUSE: Duration = Duration::from_millis(20);
 const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 
@@ -119,7 +121,10 @@ impl Connection {
         let mut pause = FIRST_PAUSE;
         loop {
             let failure = match self.attempt(&call, deadline).await {
-                Ok(answer) => return Ok(answer),
+                Ok(answer) => {
+                    self.last_failure.lock().clear();
+                    return Ok(answer);
+                }
                 Err(Failure::Refused(error)) => return Err(error),
                 Err(Failure::Lost(failure)) => failure,
             };
@@ -232,7 +237,7 @@ fn refusal(error: &Error) -> Option<StoreError> {
     match status.code() {
         // The rights of a user have changed; a new token comes with the next connection.
         _ if text.contains("revision of auth store is old") || text.contains("not leader") => None,
-        Code::ResourceExhausted if text.contains("space exceeded") => {
+        Code::ResourceExhausted if text.contains(FULL) => {
             Some(StoreError::Refused(format!("{text}: compact, defragment, then `etcdctl alarm disarm`")))
         }
         Code::PermissionDenied => Some(StoreError::Refused(format!(

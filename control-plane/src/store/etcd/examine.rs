@@ -9,11 +9,18 @@ use etcd_client::{Client, Error, GetOptions, PutOptions, StatusResponse};
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::{Shared, connection::innermost, keys::end_of, lease};
+use super::{
+    Shared,
+    connection::{FULL, innermost},
+    keys::end_of,
+    lease,
+};
 use crate::store::{Finding, StoreError};
 
 /// The oldest version with watches that can be asked for progress.
 const OLDEST: (u64, u64) = (3, 4);
+const SPACE_REMEDY: &str = "for NOSPACE: etcdctl compact REVISION, etcdctl defrag --cluster, etcdctl alarm disarm; \
+     and raise --quota-backend-bytes or compact automatically";
 /// The look's own lease ends by itself after this.
 const LEASE: std::time::Duration = std::time::Duration::from_secs(60);
 
@@ -76,9 +83,7 @@ fn space(there: &[&StatusResponse]) -> Finding {
     if alarms.is_empty() {
         return finding("space", true, format!("the database takes {largest} MiB"), String::new());
     }
-    let remedy = "for NOSPACE: etcdctl compact REVISION, etcdctl defrag --cluster, etcdctl alarm disarm; and raise \
-                  --quota-backend-bytes or compact automatically";
-    finding("space", false, format!("{largest} MiB; {}", alarms.join("; ")), remedy.to_owned())
+    finding("space", false, format!("{largest} MiB; {}", alarms.join("; ")), SPACE_REMEDY.to_owned())
 }
 
 /// Tries what a control plane does. What is not permitted is a finding, all else is an error.
@@ -121,6 +126,9 @@ async fn permissions(shared: &Shared) -> Result<Vec<Finding>, StoreError> {
     ];
     let outcome = |(what, outcome, remedy): (&str, Result<(), StoreError>, &str)| match outcome {
         Ok(()) => Ok(finding(what, true, format!("permitted on {folder}"), String::new())),
+        Err(StoreError::Refused(reason)) if reason.contains(FULL) => {
+            Ok(finding(what, false, reason, SPACE_REMEDY.to_owned()))
+        }
         Err(StoreError::Refused(reason)) => Ok(finding(what, false, reason, remedy.to_owned())),
         Err(error) => Err(error),
     };

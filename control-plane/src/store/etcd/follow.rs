@@ -124,8 +124,8 @@ impl Follow {
 pub(super) async fn keep_mirror(shared: Arc<Shared>) {
     loop {
         let Err(error) = mirror(&shared).await;
-        shared.mirror.out_of_step();
         tracing::debug!(%error, "the leases in etcd cannot be followed, trying again");
+        shared.mirror.out_of_step(error);
         sleep(FOLLOW_AGAIN).await;
     }
 }

@@ -8,7 +8,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use etcd_client::{Client, Error, LeaseKeepAliveStream, LeaseKeeper};
-use futures_util::future::{try_join, try_join_all};
+use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
 use tokio::sync::Mutex;
 
 use super::connection::{Connection, Lent, Which};
@@ -16,8 +16,8 @@ use crate::store::StoreError;
 
 /// A member that does not lead asks the leader about each lease in turn, so that several streams are quicker.
 const LANES: usize = 4;
-/// How many leases are worth a stream of their own.
-const SHARE: usize = 256;
+/// How many leases are renewed by one call, which has its share of the time.
+const AT_ONCE: usize = 256;
 
 /// The streams.
 #[derive(Default)]
@@ -42,21 +42,27 @@ impl Lanes {
         connection: &Connection,
         leases: &[i64],
     ) -> Result<Vec<bool>, StoreError> {
-        let share = leases.len().div_ceil(LANES).max(SHARE);
-        let lanes = leases.chunks(share).map(|leases| self.renew_on_one(connection, leases));
-        Ok(try_join_all(lanes).await?.concat())
+        let parts: Vec<Vec<i64>> = leases.chunks(AT_ONCE).map(<[i64]>::to_vec).collect();
+        let renew = |part: Vec<i64>| async move { self.renew_on_one(connection, &part).await };
+        let answers: Vec<Vec<bool>> = stream::iter(parts).map(renew).buffered(LANES).try_collect().await?;
+        Ok(answers.concat())
     }
 
     async fn renew_on_one(&self, connection: &Connection, leases: &[i64]) -> Result<Vec<bool>, StoreError> {
         let at = self.next.fetch_add(1, Ordering::Relaxed) % LANES;
+        // Waiting for one's turn is no sign of a dead connection, and so is no part of the call.
+        let mut turn = self.lanes[at].lock().await;
+        let place = parking_lot::Mutex::new(&mut *turn);
         connection
-            .call_lent(|lent| async move {
-                let mut place = self.lanes[at].lock().await;
+            .call_lent(|lent| {
                 // It is put back only if all went well.
-                let lane = place.take().filter(|lane| lane.over == lent.which);
-                let (lane, lives) = Box::pin(beat(lane, &lent, leases)).await?;
-                *place = lane;
-                Ok(lives)
+                let lane = place.lock().take().filter(|lane| lane.over == lent.which);
+                let place = &place;
+                async move {
+                    let (lane, lives) = Box::pin(beat(lane, &lent, leases)).await?;
+                    **place.lock() = lane;
+                    Ok(lives)
+                }
             })
             .await
     }

@@ -61,19 +61,19 @@ pub(super) async fn range(
 /// # Errors
 /// etcd does not answer, or holds what cannot be read.
 pub(super) async fn load(shared: &Shared) -> Result<Loaded, StoreError> {
-    begin_history(shared).await?;
-    for _ in 1..ATTEMPTS {
+    for _ in 0..ATTEMPTS {
         match load_once(shared).await {
+            Ok(Some(loaded)) => {
+                *shared.history.lock() = Some(loaded.history.clone());
+                return Ok(loaded);
+            }
+            Ok(None) => begin_history(shared).await?,
             Err(StoreError::Compacted { .. }) => {}
-            outcome => return outcome,
+            Err(error) => return Err(error),
         }
     }
-    load_once(shared).await.map_err(|error| match error {
-        StoreError::Compacted { .. } => {
-            StoreError::Unavailable("it compacts what is being read, again and again".to_owned())
-        }
-        error => error,
-    })
+    let reason = "what is being read is compacted or removed, again and again";
+    Err(StoreError::Unavailable(reason.to_owned()))
 }
 
 /// Gives this data a name where it has none.
@@ -88,7 +88,8 @@ async fn begin_history(shared: &Shared) -> Result<(), StoreError> {
     shared.connection.call(begin).await.map(drop)
 }
 
-async fn load_once(shared: &Shared) -> Result<Loaded, StoreError> {
+/// All of it; `None` if it has no name yet.
+async fn load_once(shared: &Shared) -> Result<Option<Loaded>, StoreError> {
     let keys = &shared.keys;
     let (entries, at) = range(shared, &keys.data(), None).await?;
     let (events, _) = range(shared, &keys.events(), Some(at)).await?;
@@ -120,11 +121,7 @@ async fn load_once(shared: &Shared) -> Result<Loaded, StoreError> {
             loaded.revision = if loaded.revision == 0 { revision } else { loaded.revision };
         }
     }
-    if loaded.history.is_empty() {
-        return Err(StoreError::Unavailable("somebody has just removed what it holds".to_owned()));
-    }
-    *shared.history.lock() = Some(loaded.history.clone());
-    Ok(loaded)
+    Ok(Some(loaded).filter(|loaded| !loaded.history.is_empty()))
 }
 
 /// What happened lately, oldest first. An entry without a value stands for a commit that nobody asked to

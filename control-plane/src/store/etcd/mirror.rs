@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use waypost_proto::name::InstanceKey;
 
 use super::keys::{Alive, Granted};
+use crate::store::StoreError;
 
 /// The copy, and how far it is.
 #[derive(Default)]
@@ -26,6 +27,8 @@ pub(super) struct Mirror {
     copy: Mutex<Table>,
     /// The revision that it shows; `None`: it is out of step.
     shows: watch::Sender<Option<u64>>,
+    /// Why it is out of step.
+    reason: Mutex<Option<StoreError>>,
     /// The newest revision in which this process has written to the folder.
     written: AtomicU64,
 }
@@ -81,8 +84,14 @@ impl Mirror {
     }
 
     /// From now on it is not known what has changed.
-    pub(super) fn out_of_step(&self) {
+    pub(super) fn out_of_step(&self, reason: StoreError) {
+        *self.reason.lock() = Some(reason);
         self.shows.send_replace(None);
+    }
+
+    /// Why it is out of step, if it is.
+    pub(super) fn reason(&self) -> Option<StoreError> {
+        self.reason.lock().clone().filter(|_| self.shows.borrow().is_none())
     }
 
     /// Notes that this process has written to the folder.
@@ -223,7 +232,7 @@ mod tests {
         assert!(waits(&mirror).await);
         mirror.apply(7, []);
         assert!(!waits(&mirror).await);
-        mirror.out_of_step();
-        assert!(waits(&mirror).await);
+        mirror.out_of_step(StoreError::Unavailable("gone".to_owned()));
+        assert!(waits(&mirror).await && mirror.reason().is_some());
     }
 }

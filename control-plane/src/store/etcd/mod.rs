@@ -143,7 +143,8 @@ impl Store for Etcd {
             self.shared.mirror.in_step().await;
             Ok(())
         };
-        self.shared.connection.within_timeout(in_step).await?;
+        let caught_up = self.shared.connection.within_timeout(in_step).await;
+        caught_up.map_err(|late| self.shared.mirror.reason().unwrap_or(late))?;
         let (leases, others) = self.shared.mirror.lapsed();
         Ok(Lapsed { leases, next: others.then(|| now.monotonic + LOOK_AGAIN) })
     }
