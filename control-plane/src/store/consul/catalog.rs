@@ -29,7 +29,8 @@ use waypost_proto::{name::InstanceKey, v1::InstanceState};
 
 use super::{
     Inner,
-    api::{CallError, Reading, Registered},
+    answers::Registered,
+    api::{CallError, Reading},
     layout::{catalog_name, notes},
 };
 use crate::store::{Record, StoreError};

@@ -24,7 +24,8 @@ use waypost_proto::{
 
 use super::{
     Inner,
-    api::{Reading, ServiceHealth},
+    answers::{Check, ServiceHealth},
+    api::Reading,
     layout::OURS,
     vitals::Others,
 };
@@ -250,7 +251,7 @@ fn id(node: &str, service_id: &str) -> String {
 
 /// What the checks of an instance and of its node come to: as in Consul, a warning is no failure.
 fn health(found: &ServiceHealth) -> Health {
-    let failing = |check: &&super::api::Check| check.status != "passing" && check.status != "warning";
+    let failing = |check: &&Check| check.status != "passing" && check.status != "warning";
     match found.checks.iter().find(failing) {
         Some(check) => Health { healthy: false, reason: format!("{}: {}", check.name, check.output.trim()) },
         None => Health { healthy: true, reason: "its checks in Consul pass".to_owned() },

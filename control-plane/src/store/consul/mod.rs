@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: Consul's sessions and locks. Nothing here has a leader.
 
+mod answers;
 mod api;
 mod catalog;
 mod commit;

@@ -15,7 +15,8 @@ use waypost_proto::name::InstanceKey;
 
 use super::{
     Inner,
-    api::{Check, Reading, ServiceHealth},
+    answers::{Check, ServiceHealth},
+    api::Reading,
     catalog::Because,
     layout::{OURS, catalog_name, epoch_in},
 };
