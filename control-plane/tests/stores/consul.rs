@@ -76,6 +76,8 @@ fn shared() -> Arc<Consul> {
 struct Guarded {
     server: Consul,
     certificates: TempDir,
+    /// The token that may do anything.
+    root: String,
     token: String,
 }
 
@@ -112,13 +114,19 @@ impl Guarded {
         assert_eq!(status, 200, "{body}");
         let page = include_str!("../../src/store/CONSUL.md");
         let rules = page.split("```hcl").nth(1).and_then(|rest| rest.split("```").next()).expect("a policy");
-        let policy = serde_json::json!({ "Name": "waypost", "Rules": rules }).to_string();
-        let (status, body) = server.ask("PUT", "/v1/acl/policy", &root, &policy);
+        let mut guarded = Self { server, certificates, root, token: String::new() };
+        guarded.token = guarded.token_for("waypost", rules);
+        guarded
+    }
+
+    /// A token that has just these rules.
+    fn token_for(&self, name: &str, rules: &str) -> String {
+        let policy = serde_json::json!({ "Name": name, "Rules": rules }).to_string();
+        let (status, body) = self.server.ask("PUT", "/v1/acl/policy", &self.root, &policy);
         assert_eq!(status, 200, "{body}");
-        let token = r#"{"Policies":[{"Name":"waypost"}]}"#;
-        let (_, body) = server.ask("PUT", "/v1/acl/token", &root, token);
-        let token = field(&body, "SecretID");
-        Self { server, certificates, token }
+        let token = serde_json::json!({ "Policies": [{ "Name": name }] }).to_string();
+        let (_, body) = self.server.ask("PUT", "/v1/acl/token", &self.root, &token);
+        field(&body, "SecretID")
     }
 
     /// Below the prefix that the page's policy names.

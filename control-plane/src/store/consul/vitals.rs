@@ -167,7 +167,13 @@ impl Inner {
             mirror.beat(key, epoch, begun);
             before
         };
-        self.show(key, Because::Beat).await?;
+        let shown = match self.show(key, Because::Beat).await {
+            Err(StoreError::Refused(reason)) => {
+                tracing::debug!(instance = %key, reason, "Consul's catalog must not show it: its lease lives in the head");
+                false
+            }
+            outcome => outcome.map(|()| true)?,
+        };
         let took = begun.elapsed();
         let passes = || {
             let state = self.state.lock();
@@ -175,7 +181,7 @@ impl Inner {
             passes && self.sees_checks.load(Ordering::Acquire)
         };
         // Nobody can have found the lease lapsed where it had not, by our clock or by Consul's, until it was renewed.
-        if took < rest || (passed && took < PROMPT && passes()) {
+        if shown && (took < rest || (passed && took < PROMPT && passes())) {
             return Ok(Renewal::Renewed);
         }
         match self.jobs.revive(key.clone(), epoch, self.api.timeout()).await {

@@ -1,6 +1,7 @@
 //! Consul dies, stands still, loses what it held, or does not answer; and processes that want the same.
 
 use std::{
+    process::Command,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -17,18 +18,23 @@ use tokio::{
 use waypost_control_plane::store::{Mutation, Now, Renewal, StoreError, StoreOptions};
 
 use super::{TTL, fresh, impatient, open, put, record, remove_lapsed, shared, until};
-use crate::{servers::consul::Consul, trial};
+use crate::{
+    servers::consul::{Consul, program},
+    trial,
+};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("consul", "what was acknowledged outlives a crash", outlives_a_crash),
         trial("consul", "a standstill is noticed and costs no lease", standstill),
         trial("consul", "lost data are another history", lost_data),
+        trial("consul", "a restored snapshot is an earlier time", restored_snapshot),
         trial("consul", "a lost answer is found out", lost_answer),
         trial("consul", "of two that sweep one wins", two_sweep),
         trial("consul", "a beat at another process counts", beat_elsewhere),
         trial("consul", "processes see each other's commits", commits_of_others),
         trial("consul", "a watch older than the log is told so", older_than_the_log),
+        trial("consul", "what the catalog must not show lives all the same", not_shown_but_alive),
         trial("consul", "a wrong token is named but not shown", wrong_token),
         trial("consul", "a wrong URL is explained", wrong_url),
     ]
@@ -112,6 +118,31 @@ async fn lost_data() {
     let after = until("it loads", async || store.load().await.ok()).await;
     assert!(after.history != before.history && after.records.is_empty() && !after.complete, "{after:?}");
     store.commit(put(record("users/b", 1), None), Now::read()).await.expect("it commits");
+}
+
+async fn restored_snapshot() {
+    let server = Consul::start("");
+    let store = open(&fresh(&server), &impatient()).await;
+    let file = server.server.directory().join("snapshot").display().to_string();
+    let snapshot = |what: &str| {
+        let address = format!("-http-addr=http://127.0.0.1:{}", server.port);
+        let arguments = ["snapshot", what, address.as_str(), file.as_str()];
+        let done = Command::new(program().expect("consul")).args(arguments).output().expect("it runs");
+        assert!(done.status.success(), "{done:?}");
+    };
+    let first = store.commit(put(record("users/a", 1), None), Now::read()).await.expect("it commits");
+    snapshot("save");
+    let second = store.commit(put(record("users/b", 1), None), Now::read()).await.expect("it commits");
+    snapshot("restore");
+    until("the watch is told so", async || match store.watch(second).await {
+        Err(StoreError::Compacted { .. }) => Some(()),
+        _ => None,
+    })
+    .await;
+    let loaded = store.load().await.expect("it loads");
+    assert_eq!((loaded.revision, loaded.records.len()), (first, 1));
+    let again = store.commit(put(record("users/b", 2), None), Now::read()).await;
+    assert_eq!(again, Ok(first + 1));
 }
 
 /// Forwards to Consul; once `swallows` is set, it cuts the next connection that carries a transaction, after Consul
@@ -257,6 +288,24 @@ async fn older_than_the_log() {
     let watch = store.watch(start).await;
     assert!(matches!(watch, Err(StoreError::Compacted { oldest }) if oldest == start + 2));
     assert!(store.watch(start + 2).await.is_ok());
+}
+
+async fn not_shown_but_alive() {
+    let server = super::Guarded::shared();
+    let rules = r#"key_prefix "waypost/" { policy = "write" } service_prefix "shown" { policy = "write" }
+                   service_prefix "" { policy = "read" } node_prefix "" { policy = "read" }"#;
+    let options = StoreOptions { password: Some(server.token_for("shown-only", rules)), ..server.options() };
+    let store = open(&server.fresh(), &options).await;
+    store.commit(put(record("hidden/a", 1), None), Now::read()).await.expect("it commits");
+    store.commit(put(record("shown/a", 1), None), Now::read()).await.expect("it commits");
+    let beats = ["hidden/a", "shown/a"].map(|key| (record(key, 1).key().clone(), 1));
+    let begun = Instant::now();
+    while begun.elapsed() < TTL * 2 {
+        let renewed = store.renew(&beats, Now::read()).await;
+        assert_eq!(renewed, Ok(vec![Renewal::Renewed; 2]));
+        assert!(store.lapsed(Now::read()).await.expect("it answers").leases.is_empty());
+        tokio::time::sleep(TTL / 4).await;
+    }
 }
 
 async fn wrong_token() {
