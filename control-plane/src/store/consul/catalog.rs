@@ -29,13 +29,15 @@ use waypost_proto::{name::InstanceKey, v1::InstanceState};
 
 use super::{
     Inner,
-    api::{CallError, Reading, Registered},
+    answers::Registered,
+    api::{CallError, Reading},
     layout::{catalog_name, notes},
 };
 use crate::store::{Record, StoreError};
 
 /// How many instances are shown at once.
 const AT_ONCE: usize = 16;
+const GRANTED_AT_ONCE: usize = 4;
 /// How often what is shown is compared with what should be.
 const COMPARE: Duration = Duration::from_secs(60);
 /// How many locks keep what is done for the same instance in order.
@@ -49,7 +51,9 @@ const MOST_META: usize = 60;
 /// Why an instance is shown.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Because {
-    /// It was registered here or has sent a beat.
+    /// It was registered here.
+    Grant,
+    /// It has sent a beat.
     Beat,
     /// Its record has changed.
     Change,
@@ -57,6 +61,8 @@ pub(super) enum Because {
 
 /// What the agent was told.
 pub(super) struct Catalog {
+    /// Who was registered here and is not shown yet.
+    granted: mpsc::UnboundedSender<InstanceKey>,
     shown: Mutex<HashMap<InstanceKey, Shown>>,
     locks: Vec<tokio::sync::Mutex<()>>,
 }
@@ -65,15 +71,24 @@ pub(super) struct Catalog {
 struct Shown {
     epoch: u64,
     digest: u64,
-    in_maintenance: bool,
+    /// `None`: as a process before us may have left it.
+    in_maintenance: Option<bool>,
     /// When the check was last passed.
     passed: Option<Instant>,
 }
 
 impl Catalog {
-    /// Nothing is shown yet.
-    pub(super) fn new() -> Self {
-        Self { shown: Mutex::default(), locks: (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect() }
+    /// Nothing is shown yet. The receiver is for [`show_granted`].
+    pub(super) fn new() -> (Self, mpsc::UnboundedReceiver<InstanceKey>) {
+        let (granted, receiver) = mpsc::unbounded_channel();
+        let locks = (0..LOCKS).map(|_| tokio::sync::Mutex::default()).collect();
+        (Self { granted, shown: Mutex::default(), locks }, receiver)
+    }
+
+    /// Notes that an instance was registered here.
+    pub(super) fn grant(&self, key: InstanceKey) {
+        // Nobody listens any more once the store is closed.
+        let _ = self.granted.send(key);
     }
 
     /// Whether the agent knows this instance from us.
@@ -107,6 +122,25 @@ pub(super) async fn run(
     };
     tokio::select! {
         () = work => {}
+        () = closed.cancelled() => {}
+    }
+}
+
+/// Shows what was registered here, until the store is closed: a few at a time, so that the agent and its servers
+/// have time for commits when many come at once.
+pub(super) async fn show_granted(
+    inner: Arc<Inner>,
+    granted: mpsc::UnboundedReceiver<InstanceKey>,
+    closed: CancellationToken,
+) {
+    let keys = stream::unfold(granted, async |mut granted| granted.recv().await.map(|key| (key, granted)));
+    let show = async |key: InstanceKey| {
+        if let Err(error) = inner.show(&key, Because::Grant).await {
+            tracing::warn!(instance = %key, %error, "Consul's catalog does not show the instance before its next beat");
+        }
+    };
+    tokio::select! {
+        () = keys.for_each_concurrent(GRANTED_AT_ONCE, show) => {}
         () = closed.cancelled() => {}
     }
 }
@@ -148,15 +182,15 @@ impl Inner {
         because: Because,
     ) -> Result<Shown, CallError> {
         let asked = Instant::now();
-        let registration = self.registration(record);
+        let registration = self.registration(record, because);
         let digest = self.digest(record);
         let known = shown.filter(|shown| shown.epoch == record.epoch && shown.digest == digest);
         let mut now =
-            known.unwrap_or(Shown { epoch: record.epoch, digest, in_maintenance: false, passed: None });
+            known.unwrap_or(Shown { epoch: record.epoch, digest, in_maintenance: None, passed: None });
         if known.is_none() {
             self.api.tell(&registration, &[]).await?;
             // Consul keeps maintenance mode over a registration that replaces another.
-            now.in_maintenance = true;
+            now.in_maintenance = shown.and_then(|shown| shown.in_maintenance);
         }
         let recently = now.passed.is_some_and(|at| at.elapsed() < record.ttl / 3);
         if because == Because::Beat && !recently {
@@ -168,25 +202,27 @@ impl Inner {
                 Err(CallError::Failed(..)) if known.is_some() => {
                     self.api.tell(&registration, &[]).await?;
                     self.api.tell(&pass, &[]).await?;
-                    now.in_maintenance = true;
+                    now.in_maintenance = None;
                 }
                 outcome => outcome?,
             }
             now.passed = Some(begun);
         }
-        if because == Because::Beat
+        if (because == Because::Beat || (because == Because::Grant && known.is_none()))
             && let Some(mirror) = &mut self.state.lock().mirror
         {
             mirror.beat_is_in(record.key(), record.epoch, asked);
         }
         let rests = record.state() != InstanceState::Up && record.state() != InstanceState::Suspect;
-        if now.in_maintenance != rests {
+        // What is new is hardly ever in maintenance mode: where it is, the first beat ends it.
+        let likely = because == Because::Grant && !rests && now.in_maintenance.is_none();
+        if now.in_maintenance != Some(rests) && !likely {
             let id = self.layout.service_id(record.key());
             let request =
                 EnableMaintenanceRequest { id, enable: rests, ..EnableMaintenanceRequest::default() };
             let reason = if rests { record.reason() } else { String::new() };
             self.api.tell(&request, &[("reason", reason)]).await?;
-            now.in_maintenance = rests;
+            now.in_maintenance = Some(rests);
         }
         Ok(now)
     }
@@ -233,12 +269,14 @@ impl Inner {
         changed.extend(self.catalog.shown.lock().keys().cloned());
     }
 
-    fn registration(&self, record: &Record) -> RegisterServiceRequest {
+    fn registration(&self, record: &Record, because: Because) -> RegisterServiceRequest {
         let spec = &record.spec;
         let length = record.ttl + record.ttl / 3;
         let check = AgentServiceCheck {
             name: Some("Waypost lease".to_owned()),
             notes: Some(notes(record.epoch)),
+            // A check that is there already stays as it is; the first beat sees to that.
+            status: Some(if because == Because::Change { "critical" } else { "passing" }.to_owned()),
             ttl: Some(format!("{}ms", length.as_millis())),
             deregister_critical_service_after: Some(format!(
                 "{}s",

@@ -46,6 +46,9 @@ const REVIVED: usize = 128;
 /// How long to wait before a transaction without an answer is made again.
 const AGAIN: Duration = Duration::from_millis(50);
 
+/// The longest pause between two transactions while jobs are waiting.
+const LONGEST_PAUSE: Duration = Duration::from_millis(50);
+
 /// Something to write.
 pub(super) struct Job {
     id: u64,
@@ -135,9 +138,15 @@ pub(super) async fn run(inner: Arc<Inner>, mut jobs: mpsc::Receiver<Job>, closed
             }
         }
         waiting.extend(batch.drain(..));
+        let begun = Instant::now();
         tokio::select! {
             () = write(&inner, &mut waiting) => {}
             () = closed.cancelled() => return,
+        }
+        if !waiting.is_empty() || !jobs.is_empty() {
+            // Another process whose transaction was refused must read the head before it can try again: without a
+            // pause it would be too late each time.
+            tokio::time::sleep(begun.elapsed().min(LONGEST_PAUSE).mul_f64(fastrand::f64())).await;
         }
     }
 }

@@ -24,7 +24,8 @@ use waypost_proto::{
 
 use super::{
     Inner,
-    api::{Reading, ServiceHealth},
+    answers::{Check, ServiceHealth},
+    api::Reading,
     layout::OURS,
     vitals::Others,
 };
@@ -40,6 +41,8 @@ const CONSUL: &str = "consul";
 const COMPARE: Duration = Duration::from_secs(30);
 /// How long changes are gathered before they are looked at.
 const GATHER: Duration = Duration::from_millis(100);
+/// The same, where nothing says that it is of interest.
+const GATHER_MORE: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// How many services are read at once.
 const AT_ONCE: usize = 8;
@@ -51,6 +54,8 @@ const NO_LEASE: Duration = Duration::from_secs(30);
 struct Memory {
     /// What the checks said when a service was read.
     read: Others,
+    /// The services of which all instances are ours.
+    ours: BTreeSet<String>,
     /// What was said already of services that cannot be taken over.
     told: Mutex<HashSet<String>>,
 }
@@ -81,12 +86,15 @@ async fn look(inner: &Inner) {
         };
         match listed {
             Some(Ok(answer)) => {
-                if answer.index != index {
-                    // One of them has changed, it does not say which.
-                    memory.read.clear();
-                }
                 index = if answer.index < index { 0 } else { answer.index.max(1) };
-                names = answer.value.into_keys().filter(|name| name != CONSUL).collect();
+                let listed: BTreeSet<String> =
+                    answer.value.into_keys().filter(|name| name != CONSUL).collect();
+                if listed == names {
+                    // An instance has changed, one of ours more often than not.
+                    tokio::time::sleep(GATHER_MORE).await;
+                    memory.read.retain(|name, _| memory.ours.contains(name));
+                }
+                names = listed;
             }
             Some(Err(error)) => {
                 tracing::debug!(?error, "Consul's services cannot be listed, trying again");
@@ -127,11 +135,18 @@ impl Inner {
         }));
         let read: Vec<Result<Vec<ServiceHealth>, StoreError>> = read.buffered(AT_ONCE).collect().await;
         for (name, services) in changed.iter().zip(read) {
-            let wanted = self.wanted(name, &services?, memory);
+            let services = services?;
+            if services.iter().all(|found| found.service.id.starts_with(OURS)) {
+                memory.ours.insert(name.clone());
+            } else {
+                memory.ours.remove(name);
+            }
+            let wanted = self.wanted(name, &services, memory);
             self.take_over(name, wanted).await?;
             memory.read.insert(name.clone(), seen.get(name).copied().unwrap_or(0));
         }
         memory.read.retain(|name, _| names.contains(name));
+        memory.ours.retain(|name| names.contains(name));
         for name in self.found_services().difference(names) {
             self.take_over(name, BTreeMap::new()).await?;
         }
@@ -250,7 +265,7 @@ fn id(node: &str, service_id: &str) -> String {
 
 /// What the checks of an instance and of its node come to: as in Consul, a warning is no failure.
 fn health(found: &ServiceHealth) -> Health {
-    let failing = |check: &&super::api::Check| check.status != "passing" && check.status != "warning";
+    let failing = |check: &&Check| check.status != "passing" && check.status != "warning";
     match found.checks.iter().find(failing) {
         Some(check) => Health { healthy: false, reason: format!("{}: {}", check.name, check.output.trim()) },
         None => Health { healthy: true, reason: "its checks in Consul pass".to_owned() },

@@ -8,7 +8,8 @@ use consulrs::api::service::requests::RegisterServiceRequest;
 
 use super::{
     Inner,
-    api::{CallError, Myself, Operation, Outcome, Reading, ServiceHealth},
+    answers::{Myself, ServiceHealth},
+    api::{CallError, Operation, Outcome, Reading},
 };
 use crate::store::{Finding, StoreError};
 

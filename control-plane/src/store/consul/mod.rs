@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: Consul's sessions and locks. Nothing here has a leader.
 
+mod answers;
 mod api;
 mod catalog;
 mod commit;
@@ -77,6 +78,8 @@ struct Inner {
     others: watch::Sender<Others>,
     /// Consul does not answer right now, so that no beat can come through.
     stands_still: AtomicBool,
+    /// What is known of the checks is what they are right now: Consul would tell.
+    sees_checks: AtomicBool,
 }
 
 /// What this process knows of what Consul holds.
@@ -149,6 +152,7 @@ impl Consul {
         let Settings { url, datacenter, discovers, options, layout, api } = settings;
         let (jobs, queue) = Jobs::new();
         let (changes, changed) = mpsc::unbounded_channel();
+        let (catalog, granted) = Catalog::new();
         let inner = Arc::new(Inner {
             url,
             datacenter,
@@ -157,16 +161,18 @@ impl Consul {
             layout,
             api,
             state: Mutex::default(),
-            catalog: Catalog::new(),
+            catalog,
             jobs,
             changes,
             others: watch::Sender::new(Others::new()),
             stands_still: AtomicBool::new(false),
+            sees_checks: AtomicBool::new(false),
         });
         let closed = CancellationToken::new();
         tokio::spawn(commit::run(inner.clone(), queue, closed.clone()));
         tokio::spawn(sync::run(inner.clone(), closed.clone()));
         tokio::spawn(catalog::run(inner.clone(), changed, closed.clone()));
+        tokio::spawn(catalog::show_granted(inner.clone(), granted, closed.clone()));
         tokio::spawn(vitals::run(inner.clone(), closed.clone()));
         tokio::spawn(vitals::feel_pulse(inner.clone(), closed.clone()));
         if discovers {
@@ -232,12 +238,7 @@ impl Store for Consul {
         };
         let revision = self.inner.jobs.mutate(mutation, now, self.inner.options.timeout).await?;
         if let Some(key) = granted {
-            let inner = self.inner.clone();
-            tokio::spawn(async move {
-                if let Err(error) = inner.show(&key, catalog::Because::Beat).await {
-                    tracing::warn!(instance = %key, %error, "not shown in Consul's catalog until its next beat");
-                }
-            });
+            self.inner.catalog.grant(key);
         }
         Ok(revision)
     }

@@ -30,8 +30,9 @@ pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
     let mut index = 0;
     loop {
         let follow = async {
+            let known = inner.head_index();
             let answer = inner.api.key(inner.layout.head(), api::Reading::After(index)).await?;
-            inner.take_in(answer.value).await?;
+            inner.take_in(answer.value, known).await?;
             Ok::<_, StoreError>(answer.index)
         };
         let outcome = tokio::select! {
@@ -68,13 +69,20 @@ impl Inner {
             self.load_all().await?;
             return Ok(CaughtUp::Anew);
         }
+        let known = self.head_index();
         let head = self.api.key(self.layout.head(), api::Reading::Consistent).await?.value;
-        self.take_in(head).await
+        self.take_in(head, known).await
     }
 
-    /// Takes in a head that was read.
-    async fn take_in(&self, head: Option<Pair>) -> Result<CaughtUp, StoreError> {
-        let Some(pair) = head else { return self.other_history() };
+    /// The index of the head that this process knows; 0 if it knows none.
+    fn head_index(&self) -> u64 {
+        self.state.lock().mirror.as_ref().map_or(0, |mirror| mirror.head_index)
+    }
+
+    /// Takes in a head that was read when the one at the index `known` was known.
+    async fn take_in(&self, head: Option<Pair>, known: u64) -> Result<CaughtUp, StoreError> {
+        // An older one than that is from a snapshot that an operator has restored.
+        let Some(pair) = head.filter(|pair| pair.index >= known) else { return self.other_history() };
         let head = Head::decode(&*pair.value).map_err(|error| Malformed::from(error).at(&pair.key))?;
         let followed = {
             let mut state = self.state.lock();

@@ -15,7 +15,8 @@ use waypost_proto::name::InstanceKey;
 
 use super::{
     Inner,
-    api::{Check, Reading, ServiceHealth},
+    answers::{Check, ServiceHealth},
+    api::Reading,
     catalog::Because,
     layout::{OURS, catalog_name, epoch_in},
 };
@@ -29,6 +30,10 @@ const PULSE: Duration = Duration::from_secs(1);
 const STANDSTILL: Duration = Duration::from_secs(1);
 /// A beat that took longer than this may have come too late for the check that it renewed.
 const PROMPT: Duration = Duration::from_millis(300);
+/// Every answer has all checks: how long to wait before the next one, for each of them, at least, and at most.
+const PER_CHECK: Duration = Duration::from_micros(100);
+const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
+const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 const PASSING: &str = "passing";
 /// The check of a node by its peers.
@@ -46,6 +51,7 @@ pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
     let filter = format!("CheckID == \"{SERF}\" or ServiceID matches \"^{ours}\"");
     let filter = (!inner.discovers).then_some(filter.as_str());
     loop {
+        inner.sees_checks.store(index > 0, Ordering::Release);
         let asked = inner.api.get::<Vec<Check>>("health/state/any", filter, Reading::After(index));
         let outcome = tokio::select! {
             outcome = asked => outcome,
@@ -55,9 +61,13 @@ pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
             Ok(answer) => {
                 index = if answer.index < index { 0 } else { answer.index.max(1) };
                 inner.take_checks(&answer.value);
+                inner.sees_checks.store(false, Ordering::Release);
+                let pause = PER_CHECK * u32::try_from(answer.value.len()).unwrap_or(u32::MAX);
+                tokio::time::sleep(pause.clamp(SHORTEST_PAUSE, LONGEST_PAUSE)).await;
             }
             Err(error) => {
                 tracing::debug!(?error, "the checks cannot be read, trying again");
+                inner.sees_checks.store(false, Ordering::Release);
                 index = 0;
                 tokio::select! {
                     () = tokio::time::sleep(ASK_AGAIN) => {}
@@ -114,7 +124,8 @@ impl Inner {
 
     fn take_checks(&self, checks: &[Check]) {
         let passing = passing(checks, self.layout.ids());
-        self.others.send_replace(others(checks));
+        let others = others(checks);
+        self.others.send_if_modified(|before| std::mem::replace(before, others.clone()) != others);
         if let Some(mirror) = &mut self.state.lock().mirror {
             mirror.set_passing(passing, Instant::now());
         }
@@ -147,19 +158,30 @@ impl Inner {
             return Ok(renewal);
         }
         let begun = Instant::now();
+        let seen = self.sees_checks.load(Ordering::Acquire);
         let (rest, passed) = {
             let mut state = self.state.lock();
             let Some(mirror) = &mut state.mirror else { return Ok(Renewal::Unknown) };
-            let before = (mirror.own_rest(key, begun), mirror.passes(key, epoch));
+            let before = (mirror.own_rest(key, begun), seen && mirror.passes(key, epoch));
             // It is in our hands now: that Consul is slow is not its fault.
             mirror.beat(key, epoch, begun);
             before
         };
-        self.show(key, Because::Beat).await?;
+        let shown = match self.show(key, Because::Beat).await {
+            Err(StoreError::Refused(reason)) => {
+                tracing::debug!(instance = %key, reason, "Consul's catalog must not show it: its lease lives in the head");
+                false
+            }
+            outcome => outcome.map(|()| true)?,
+        };
         let took = begun.elapsed();
-        let passes = || self.state.lock().mirror.as_ref().is_some_and(|mirror| mirror.passes(key, epoch));
+        let passes = || {
+            let state = self.state.lock();
+            let passes = state.mirror.as_ref().is_some_and(|mirror| mirror.passes(key, epoch));
+            passes && self.sees_checks.load(Ordering::Acquire)
+        };
         // Nobody can have found the lease lapsed where it had not, by our clock or by Consul's, until it was renewed.
-        if took < rest || (passed && took < PROMPT && passes()) {
+        if shown && (took < rest || (passed && took < PROMPT && passes())) {
             return Ok(Renewal::Renewed);
         }
         match self.jobs.revive(key.clone(), epoch, self.api.timeout()).await {

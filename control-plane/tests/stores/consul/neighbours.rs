@@ -1,0 +1,177 @@
+//! What Consul's own users see of Waypost, and Waypost of them.
+
+use std::{net::UdpSocket, time::Duration};
+
+use libtest_mimic::Trial;
+use serde_json::Value;
+use waypost_control_plane::store::{
+    LeaseChange, Mutation, Now, Store, StoreOptions,
+    conformance::{emptied, event},
+};
+use waypost_proto::v1::{EventKind, InstanceState};
+
+use super::{TTL, fresh, open, put, record, shared, until};
+use crate::{servers::consul::Consul, trial};
+
+pub(super) fn trials() -> Vec<Trial> {
+    vec![
+        trial("consul", "others' services are found, followed and given up", found_and_followed),
+        trial("consul", "two processes find a service once", found_once),
+        trial("consul", "discovery can be turned off", not_found),
+        trial("consul", "ours are in the catalog and in DNS", in_the_catalog),
+    ]
+}
+
+const USERS: &str = r#"{
+    "ID": "users/1", "Name": "their-users", "Address": "10.1.2.3", "Port": 9001, "Tags": ["blue"],
+    "Meta": {"version": "1.4.2", "zone": "a", "team": "core"}, "Weights": {"Passing": 7, "Warning": 1},
+    "Check": {"CheckID": "theirs", "TTL": "10m", "Status": "passing"}
+}"#;
+
+fn register(server: &Consul, body: &str) {
+    let (status, text) = server.ask("PUT", "/v1/agent/service/register", "", body);
+    assert_eq!(status, 200, "{text}");
+}
+
+async fn found(store: &dyn Store) -> Vec<std::sync::Arc<waypost_control_plane::store::Record>> {
+    store.load().await.expect("it loads").records
+}
+
+async fn found_and_followed() {
+    let server = Consul::start("");
+    let store = open(&fresh(&server), &StoreOptions::default()).await;
+    register(&server, USERS);
+    // Not routable: no port; a name that breaks our rules; and Waypost's own.
+    register(&server, r#"{"Name": "portless"}"#);
+    register(&server, r#"{"Name": "wrong name", "Port": 1}"#);
+    register(&server, r#"{"ID": "waypost:elsewhere:default:x:y", "Name": "x", "Port": 1}"#);
+    let records =
+        until("it is found", async || Some(found(&*store).await).filter(|records| !records.is_empty())).await;
+    let users = &records[0];
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(users.key().to_string(), "their-users/test:users_1");
+    assert_eq!((users.spec.address.as_str(), users.spec.weight), ("10.1.2.3:9001", 7));
+    assert_eq!((&*users.spec.version, &*users.spec.zone, &*users.spec.tags[0]), ("1.4.2", "a", "blue"));
+    assert_eq!((users.state(), users.found_in.as_deref()), (InstanceState::Up, Some("consul")));
+    let becomes = async |state: InstanceState, reason: &str| {
+        until("its check is followed", async || {
+            let records = found(&*store).await;
+            (records[0].state() == state && records[0].reason().contains(reason)).then_some(())
+        })
+        .await;
+    };
+    let check = |verdict: &str| {
+        let (status, _) = server.ask("PUT", &format!("/v1/agent/check/{verdict}/theirs?note=so"), "", "");
+        assert_eq!(status, 200);
+    };
+    check("fail");
+    becomes(InstanceState::Down, "so").await;
+    check("warn");
+    becomes(InstanceState::Up, "").await;
+    register(&server, &USERS.replace("9001", "9002"));
+    until("its address is followed", async || {
+        (found(&*store).await[0].spec.address.port() == 9002).then_some(())
+    })
+    .await;
+    server.ask("PUT", "/v1/agent/service/deregister/users%2F1", "", "");
+    let gone = until("it leaves", async || {
+        let loaded = store.load().await.expect("it loads");
+        loaded.records.is_empty().then_some(loaded)
+    })
+    .await;
+    assert_eq!(gone.empty_services.len(), 1, "its route answers that nobody is there");
+    let kinds: Vec<EventKind> = gone.events.iter().map(|past| past.event.kind).collect();
+    assert_eq!((kinds[0], kinds[kinds.len() - 1]), (EventKind::Registered, EventKind::Deregistered));
+}
+
+async fn found_once() {
+    let server = Consul::start("");
+    let url = fresh(&server);
+    let stores = [open(&url, &StoreOptions::default()).await, open(&url, &StoreOptions::default()).await];
+    for store in &stores {
+        store.load().await.expect("it loads");
+    }
+    register(&server, USERS);
+    for store in &stores {
+        until("it is found", async || (!found(&**store).await.is_empty()).then_some(())).await;
+    }
+    server.ask("PUT", "/v1/agent/check/fail/theirs", "", "");
+    let loaded = until("its check is followed", async || {
+        let loaded = stores[0].load().await.expect("it loads");
+        (!loaded.records[0].healthy()).then_some(loaded)
+    })
+    .await;
+    let kinds: Vec<EventKind> = loaded.events.iter().map(|past| past.event.kind).collect();
+    assert_eq!(kinds, [EventKind::Registered, EventKind::Health], "each once");
+}
+
+async fn not_found() {
+    let server = Consul::start("");
+    let url = fresh(&server);
+    let finds = open(&url, &StoreOptions::default()).await;
+    let blind = open(&format!("{url}-blind?discover=false"), &StoreOptions::default()).await;
+    blind.load().await.expect("it loads");
+    register(&server, USERS);
+    until("the other finds it", async || (!found(&*finds).await.is_empty()).then_some(())).await;
+    assert!(found(&*blind).await.is_empty());
+}
+
+async fn in_the_catalog() {
+    let server = shared();
+    let url = fresh(&server);
+    let prefix = url.rsplit('/').next().expect("a prefix").to_owned();
+    let name = format!("seen-by-{prefix}");
+    let store = open(&url, &StoreOptions::default()).await;
+    let held = record(&format!("{name}/a"), 1);
+    let revision = store.commit(put(held.clone(), None), Now::read()).await.expect("it commits");
+    let listed = async |query: &str| -> Vec<Value> {
+        let (_, body) = server.ask("GET", &format!("/v1/health/service/{name}{query}"), "", "");
+        serde_json::from_str(&body).expect("JSON")
+    };
+    let seen = until("it is in the catalog", async || listed("?passing").await.pop()).await;
+    let service = &seen["Service"];
+    assert_eq!((&service["Address"], &service["Port"]), (&Value::from("127.0.0.1"), &Value::from(9001)));
+    assert_eq!(service["Meta"]["waypost-prefix"], prefix.as_str());
+    assert_eq!(service["ID"], format!("waypost:{prefix}:default:{name}:a"));
+    assert!(resolves(&server, &name), "DNS answers with it");
+
+    let draining = waypost_control_plane::store::Record { draining: Some("deploy".into()), ..held.clone() };
+    let event_of = |kind| event(&held, kind);
+    let drain = Mutation::Put {
+        record: draining,
+        expected: Some(revision),
+        lease: LeaseChange::Keep,
+        event: Some(event_of(EventKind::Draining)),
+    };
+    let revision = store.commit(drain, Now::read()).await.expect("it commits");
+    until("it is in maintenance", async || listed("?passing").await.is_empty().then_some(())).await;
+    assert!(!resolves(&server, &name), "DNS leaves it out");
+    tokio::time::sleep(TTL / 2).await;
+    let beat = store.renew(&[(held.key().clone(), 1)], Now::read()).await;
+    assert!(beat.is_ok() && store.lapsed(Now::read()).await.expect("it answers").leases.is_empty());
+    let gone = Mutation::Remove {
+        key: held.key().clone(),
+        expected: revision,
+        lapsed: false,
+        emptied: emptied(&held, Now::read()),
+        event: event_of(EventKind::Deregistered),
+    };
+    store.commit(gone, Now::read()).await.expect("it commits");
+    until("it has left the catalog", async || listed("").await.is_empty().then_some(())).await;
+}
+
+/// Whether Consul's DNS answers a query for the A records of a service with 127.0.0.1 (RFC 1035, section 4).
+fn resolves(server: &Consul, service: &str) -> bool {
+    let mut query = vec![0, 7, 1, 0, 0, 1, 0, 0, 0, 0, 0, 0];
+    for label in [service, "service", "consul"] {
+        query.push(u8::try_from(label.len()).expect("a short label"));
+        query.extend_from_slice(label.as_bytes());
+    }
+    query.extend([0, 0, 1, 0, 1]);
+    let socket = UdpSocket::bind("127.0.0.1:0").expect("a socket");
+    socket.set_read_timeout(Some(Duration::from_secs(5))).expect("a time-out");
+    socket.send_to(&query, ("127.0.0.1", server.dns)).expect("it is sent");
+    let mut answer = [0; 1024];
+    let length = socket.recv(&mut answer).expect("an answer");
+    answer[..length].windows(4).any(|part| part == [127, 0, 0, 1])
+}
