@@ -10,5 +10,6 @@ pub mod http;
 pub mod hub;
 pub mod metrics;
 pub mod registry;
+pub mod replicas;
 pub mod server;
 pub mod store;
