@@ -253,11 +253,10 @@ async fn show_health(plane: Arc<Plane>, health: HealthReporter) {
             continue;
         }
         shown = lost.is_none();
-        match lost {
-            Some(lost) => {
-                tracing::warn!(reason = lost.reason, "the store is away, going on from what is known")
-            }
-            None => tracing::info!("the store is back"),
+        if let Some(lost) = lost {
+            tracing::warn!(reason = lost.reason, "the store is away, going on from what is known");
+        } else {
+            tracing::info!("the store is back");
         }
         let status = if shown { ServingStatus::Serving } else { ServingStatus::NotServing };
         for service in grpc::NEED_THE_STORE {
@@ -284,6 +283,9 @@ async fn publish(plane: Arc<Plane>, mut publications: tokio::sync::mpsc::Unbound
         if let Err(error) = fits {
             tracing::error!(%error, "a change does not fit, all proxies get everything");
             let (head, restarted) = plane.registry.feed();
+            if publication.is_none() {
+                plane.metrics.start_counting_events_after(head.revision());
+            }
             plane.hub.replace(&head);
             publications = restarted;
         }

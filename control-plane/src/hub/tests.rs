@@ -583,3 +583,15 @@ async fn right_after_a_start_a_drain_waits_for_proxies_that_may_come_back() {
     assert!(hub.wait_drained(&barrier, LONG).await.complete);
     assert_eq!(began.elapsed(), Duration::from_secs(4), "the rest of the grace after the start");
 }
+
+#[tokio::test(start_paused = true)]
+async fn right_after_a_restart_a_drain_waits_although_everything_is_known() {
+    let mut source = Source::new();
+    source.publish(put(1, 1, 7), true);
+    let hub = Hub::new(&source.head, HubOptions::default(), Arc::new(Metrics::new()));
+    let barrier = Barrier { key: endpoint(1, 1, 7).key, epoch: 7, revision: 1 };
+    assert!(!hub.wait_drained(&barrier, Duration::from_secs(1)).await.complete);
+    let began = tokio::time::Instant::now();
+    assert!(hub.wait_drained(&barrier, LONG).await.complete);
+    assert_eq!(began.elapsed(), Duration::from_secs(4), "the rest of the grace after the start");
+}

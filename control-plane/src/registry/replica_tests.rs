@@ -6,7 +6,7 @@ use waypost_proto::v1::EventKind;
 
 use super::{sweep::Sweep, *};
 use crate::store::{
-    Finding, Lapsed, LeaseStatus, Memory, Watch,
+    Finding, Lapsed, LeaseStatus, Memory, Mutation, StoreError, Watch,
     conformance::{ManualClock, TTL, spec},
 };
 
@@ -310,6 +310,25 @@ async fn nothing_expires_before_clients_could_beat_again_after_the_store_was_awa
     sweep.all(pair.ahead.now()).await.expect("it sweeps");
     pair.agree().await;
     assert_eq!(state(&pair.ahead, "users/a"), None);
+}
+
+#[tokio::test]
+async fn what_was_registered_at_another_replica_a_moment_ago_can_be_drained_and_removed() {
+    let memory = Arc::new(Memory::new());
+    let lagging = Arc::new(Fragile { inner: RwLock::new(memory.clone()), ..Fragile::default() });
+    let clock = ManualClock::new();
+    let one = replica(memory, &clock, Off::Ahead(Duration::ZERO)).await;
+    let other = replica(lagging.clone(), &clock, Off::Ahead(Duration::ZERO)).await;
+    for _ in 0..2 {
+        wait_until(|| lagging.cut.receiver_count() > 0).await;
+        lagging.cut.send_modify(|cut| *cut += 1);
+        wait_until(|| !other.store.is_watched()).await;
+        let lease = one.register(spec("users/a"), TTL, "test").await.expect("it registers");
+        other.set_draining(&key("users/a"), lease.epoch, true, "", "").await.expect("it is there");
+        other.deregister(&key("users/a"), lease.epoch, "", "").await.expect("it is still there");
+        let gone = other.deregister(&key("users/a"), lease.epoch, "", "").await;
+        assert_eq!(gone.expect_err("it is gone").code, ErrorCode::NotFound);
+    }
 }
 
 async fn wait_until(holds: impl Fn() -> bool) {

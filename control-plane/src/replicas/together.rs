@@ -114,7 +114,6 @@ impl Replicas {
     pub async fn status(&self, mut status: v1::GetStatusResponse) -> v1::GetStatusResponse {
         let Some(me) = &self.me else { return status };
         status.replica = me.options.id.clone();
-        let lost_since = status.store_lost_since.clone();
         status.replicas.push(v1::ReplicaStatus {
             id: me.options.id.clone(),
             address: me.address.clone(),
@@ -122,7 +121,7 @@ impl Replicas {
             revision: status.revision,
             watermark: status.watermark,
             proxies: status.proxies,
-            store_lost_since: lost_since,
+            store_lost_since: status.store_lost_since,
             reason: status.store_lost_reason.clone(),
         });
         let others = future::join_all(self.peers().into_iter().map(stands)).await;

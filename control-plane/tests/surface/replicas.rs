@@ -173,7 +173,7 @@ async fn the_watermark_is_that_of_all_proxies_of_all_replicas() {
         deadline: Some(wire_duration(Duration::from_millis(200))),
     };
     level(&two, &one).await;
-    let late = one.operations().wait_applied(request.clone()).await.expect_err("far is behind");
+    let late = one.operations().wait_applied(request).await.expect_err("far is behind");
     assert_eq!(late.code(), Code::DeadlineExceeded);
     assert!(late.message().contains("two/far") && !late.message().contains("near"), "{}", late.message());
     for plane in [&one, &two] {

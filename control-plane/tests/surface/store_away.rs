@@ -8,6 +8,7 @@ use std::{
     time::Duration,
 };
 
+use parking_lot::RwLock;
 use tonic::Code;
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -26,14 +27,21 @@ use crate::harness::{Plane, Proxy, eventually, spec};
 /// A store at the end of a cable.
 #[derive(Default)]
 struct Cable {
-    store: Memory,
+    store: RwLock<Arc<Memory>>,
     out: AtomicBool,
 }
 
 impl Cable {
-    fn reach(&self) -> Result<&Memory, StoreError> {
-        let out = self.out.load(Ordering::Acquire);
-        if out { Err(StoreError::Unavailable("the cable is out".to_owned())) } else { Ok(&self.store) }
+    fn reach(&self) -> Result<Arc<Memory>, StoreError> {
+        if self.out.load(Ordering::Acquire) {
+            return Err(StoreError::Unavailable("the cable is out".to_owned()));
+        }
+        Ok(self.store.read().clone())
+    }
+
+    /// Another store stands at its end, which is empty.
+    fn lose_everything(&self) {
+        *self.store.write() = Arc::new(Memory::new());
     }
 }
 
@@ -110,4 +118,37 @@ async fn a_control_plane_without_its_store_says_so_and_serves_what_it_knows() {
     }
     let later = plane.register("users", 9002).await;
     proxy.reach(later.revision).await;
+}
+
+#[tokio::test]
+async fn a_store_that_lost_its_data_is_gone_on_with_and_proxies_keep_what_they_knew() {
+    let store = Arc::new(Cable::default());
+    let mut options = Options::default();
+    options.registry.settle = Duration::from_millis(500);
+    let plane = Plane::start_over(store.clone(), options).await;
+    let registered = plane.register("users", 9001).await;
+    eventually("it settles", || async { plane.status().await.settled }).await;
+    let mut proxy = Proxy::connect(&plane, "p", None).await;
+    proxy.reach(registered.revision).await;
+    let before = proxy.held.clone().expect("a snapshot");
+
+    store.lose_everything();
+    while proxy.held.as_ref().is_some_and(|held| held.history() == before.history()) {
+        proxy.next().await.expect("the stream goes on");
+    }
+    let after = proxy.held.clone().expect("a snapshot");
+    assert_eq!(
+        (after.settled(), after.instances().len()),
+        (false, 0),
+        "what is missing is not known to be gone"
+    );
+    let again = plane.register("users", 9001).await;
+    assert!(again.epoch > registered.epoch);
+    proxy.reach(again.revision).await;
+    eventually("it settles again", || async { plane.status().await.settled }).await;
+    eventually("it counts as applied", || async {
+        let status = plane.status().await;
+        status.proxies == 1 && status.watermark >= again.revision
+    })
+    .await;
 }

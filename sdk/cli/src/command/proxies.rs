@@ -26,7 +26,7 @@ pub(super) async fn run(global: &Global, output: &Output) -> Result<(), Failure>
         output.note("no proxies; start one with: waypost-proxy --control-plane URL");
     }
     for replica in &answer.unreachable {
-        output.note(&format!("control plane {replica} does not answer; its proxies are missing here"));
+        output.note(format!("control plane {replica} does not answer; its proxies are missing here"));
     }
     let document = Listed::new(&answer, "proxies", answer.proxies.len());
     output.result(&document, |wide| table(&answer.proxies, SystemTime::now(), wide))
