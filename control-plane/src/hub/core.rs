@@ -133,8 +133,7 @@ impl Core {
 
     /// Starts over with other contents, maybe of another history: every subscriber is sent everything.
     pub(super) fn replace(&mut self, head: &Snapshot) {
-        let same = self.head().history() == head.history();
-        self.newest = if same { self.newest.max(head.revision()) } else { head.revision() };
+        self.newest = head.revision();
         self.fleet.forget_applied();
         self.scopes.values_mut().for_each(|feed| feed.replace(head));
     }

@@ -47,6 +47,12 @@ impl Memory {
         Self::remembering(REMEMBERED)
     }
 
+    /// An empty store that takes itself for another one.
+    #[cfg(test)]
+    pub(crate) fn of_history(history: &str) -> Self {
+        Self { history: Arc::from(history), ..Self::new() }
+    }
+
     /// An empty store whose watches can go back this many commits.
     fn remembering(commits: usize) -> Self {
         Self {
