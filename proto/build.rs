@@ -4,7 +4,7 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 6] = ["types", "registry", "discovery", "snapshots", "operations", "store"];
+const FILES: [&str; 7] = ["types", "registry", "discovery", "snapshots", "operations", "replicas", "store"];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=waypost");

@@ -3,14 +3,14 @@
 use std::{fs, io, net::SocketAddr, path::PathBuf, time::Duration};
 
 use clap::Parser;
-use waypost_proto::{DEFAULT_GRPC_LISTEN, DEFAULT_HTTP_LISTEN};
+use waypost_proto::{DEFAULT_GRPC_LISTEN, DEFAULT_HTTP_LISTEN, address::Address, name::InstanceKey};
 use waypost_sdk::launch::LaunchArgs;
 
 use crate::{
     hub::HubOptions,
     maintenance::Maintenance,
-    registry, server,
-    store::{Location, StoreOptions},
+    registry, replicas, server,
+    store::{Kind, Location, StoreOptions},
 };
 
 /// Waypost's control plane: keeps the registry and pushes routes and instances to the proxies.
@@ -44,6 +44,12 @@ pub struct Args {
     /// A file with the store's password or token, which command lines should not show
     #[arg(long, env = "WAYPOST_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub store_password_file: Option<PathBuf>,
+    /// Where other control planes over the same store reach this one's gRPC; where it listens unless given
+    #[arg(long, env = "WAYPOST_ADVERTISE", value_name = "HOST:PORT", value_parser = advertised)]
+    pub advertise: Option<Address>,
+    /// This control plane's name among those over the same store; another one each start unless given
+    #[arg(long, env = "WAYPOST_REPLICA_ID", value_name = "NAME", value_parser = replica_id)]
+    pub replica_id: Option<String>,
     /// After a start with nothing known: for how long registrations from before may still be missing
     #[arg(long, env = "WAYPOST_SETTLE", default_value = "10s", value_name = "TIME", value_parser = time)]
     pub settle: Duration,
@@ -89,7 +95,21 @@ impl Args {
                 drain_grace: self.drain_grace,
                 ..HubOptions::default()
             },
+            replicas: self.is_shared().then(|| {
+                let defaults = replicas::Options::default();
+                replicas::Options {
+                    id: self.replica_id.clone().unwrap_or(defaults.id),
+                    advertise: self.advertise.clone(),
+                    drain_grace: self.drain_grace,
+                    ..defaults
+                }
+            }),
         }
+    }
+
+    /// Whether other control planes can use the same store.
+    fn is_shared(&self) -> bool {
+        Location::parse(&self.store).is_ok_and(|location| location.kind != Kind::Memory)
     }
 
     /// What the store is opened with.
@@ -122,6 +142,15 @@ fn count() -> clap::builder::RangedI64ValueParser<u32> {
 
 fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be IP:PORT, for example 127.0.0.1:7400 or [::]:7400".to_owned())
+}
+
+fn advertised(text: &str) -> Result<Address, String> {
+    text.parse().map_err(|violation: waypost_proto::error::Violation| violation.rule)
+}
+
+fn replica_id(text: &str) -> Result<String, String> {
+    let checked = InstanceKey::new(registry::reserved::control_planes(), text);
+    checked.map(|_| text.to_owned()).map_err(|violation| violation.rule)
 }
 
 pub(crate) fn store_url(text: &str) -> Result<String, String> {
@@ -163,10 +192,22 @@ mod tests {
             ("--store", "cassandra://somewhere", "there are memory://, redis://"),
             ("--store", "redis://:70000", "a host must be"),
             ("--store-timeout", "5", "must be a time with a unit"),
+            ("--advertise", "0.0.0.0:7400", "for listening only"),
+            ("--replica-id", "a b", "must be"),
         ] {
             let error = parse(&[flag, value]).expect_err(flag).to_string();
             assert!(error.contains(flag) && error.contains(value) && error.contains(rule), "{error}");
         }
+    }
+
+    #[test]
+    fn only_over_a_store_that_can_be_shared_there_are_others() {
+        assert!(parse(&[]).expect("nothing is required").options().replicas.is_none());
+        let flags =
+            ["--store", "redis://127.0.0.1", "--replica-id", "one", "--advertise", "cp-1.internal:7400"];
+        let replicas = parse(&flags).expect("good flags").options().replicas.expect("it takes part");
+        assert_eq!(replicas.id, "one");
+        assert_eq!(replicas.advertise.expect("an address").as_str(), "cp-1.internal:7400");
     }
 
     #[test]

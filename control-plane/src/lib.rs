@@ -12,5 +12,6 @@ pub mod maintenance;
 pub mod metrics;
 pub mod program;
 pub mod registry;
+pub mod replicas;
 pub mod server;
 pub mod store;

@@ -24,8 +24,12 @@ use crate::{
     hub::{Hub, HubOptions},
     metrics::Metrics,
     registry::{self, Publication, Registry},
+    replicas::{self, Replicas},
     store::{Location, Measured, Store},
 };
+
+/// How often the health service is told whether the store is there.
+const HEALTH_PACE: Duration = Duration::from_millis(200);
 
 /// How a control plane behaves.
 #[derive(Clone, Default)]
@@ -34,6 +38,8 @@ pub struct Options {
     pub registry: registry::Options,
     /// The hub.
     pub hub: HubOptions,
+    /// How it finds other control planes; `None` where the store is its alone.
+    pub replicas: Option<replicas::Options>,
 }
 
 /// An address cannot be listened on.
@@ -77,6 +83,8 @@ pub struct Plane {
     pub registry: Arc<Registry>,
     /// The way to the proxies.
     pub hub: Arc<Hub>,
+    /// The control planes that share the store.
+    pub replicas: Arc<Replicas>,
     /// What is measured.
     pub metrics: Arc<Metrics>,
     store_url: String,
@@ -127,11 +135,12 @@ impl Plane {
         self.tasks.spawn(task);
     }
 
-    /// The control plane at a glance.
+    /// This control plane alone at a glance.
     pub fn status(&self) -> v1::GetStatusResponse {
         // The view comes first: what the hub knows then is at least what the view shows.
         let view = self.registry.view();
         let hub = self.hub.status();
+        let lost = self.registry.lost();
         let everywhere = hub.watermark >= view.head();
         v1::GetStatusResponse {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -147,6 +156,10 @@ impl Plane {
             proxies: small(hub.proxies),
             conflicts: view.conflicts(),
             propagation: Some(hub.propagation),
+            replica: self.replicas.id().to_owned(),
+            replicas: Vec::new(),
+            store_lost_since: lost.as_ref().map(|lost| time::timestamp(lost.since)),
+            store_lost_reason: lost.map(|lost| lost.reason).unwrap_or_default(),
         }
     }
 }
@@ -170,7 +183,11 @@ pub struct Server {
 ///
 /// # Errors
 /// The store cannot be read, or a listener is broken.
-pub async fn start(options: Options, listeners: Listeners, store: Arc<dyn Store>) -> Result<Server, Error> {
+pub async fn start(
+    mut options: Options,
+    listeners: Listeners,
+    store: Arc<dyn Store>,
+) -> Result<Server, Error> {
     let address = |listener: &TcpListener| {
         let broken = |error| Error::new(ErrorCode::Internal, format!("a listener has no address: {error}"));
         listener.local_addr().map_err(broken)
@@ -178,15 +195,18 @@ pub async fn start(options: Options, listeners: Listeners, store: Arc<dyn Store>
     let (grpc, http) = (address(&listeners.grpc)?, address(&listeners.http)?);
     let metrics = Arc::new(Metrics::new());
     let store_url = store.url().to_owned();
+    options.registry.shared |= options.replicas.is_some();
     // A store of somebody else's has a scheme that is not known here.
     let kind = Location::parse(&store_url).map_or("custom", |location| location.kind.name());
     let store = Arc::new(Measured::new(store, metrics.store(kind)));
     let registry = Registry::open(store, options.registry).await?;
     let (head, publications) = registry.feed();
     let hub = Hub::new(&head, options.hub, metrics.clone());
+    let replicas = Replicas::new(registry.clone(), hub.clone(), options.replicas, grpc);
     let plane = Arc::new(Plane {
         registry,
         hub,
+        replicas,
         metrics,
         store_url,
         started_at: SystemTime::now(),
@@ -196,12 +216,14 @@ pub async fn start(options: Options, listeners: Listeners, store: Arc<dyn Store>
     plane.metrics.start_counting_events_after(plane.registry.view().revision());
     plane.spawn(plane.registry.clone().run(plane.closing.clone()));
     plane.spawn(publish(plane.clone(), publications));
+    plane.spawn(plane.replicas.clone().run(plane.closing.clone()));
     let health = HealthReporter::new();
     plane.spawn(grpc::serve(plane.clone(), listeners.grpc, health.clone()));
     plane.spawn(http::serve(plane.clone(), listeners.http));
     for service in grpc::SERVICES {
         health.set_service_status(service, ServingStatus::Serving).await;
     }
+    plane.spawn(show_health(plane.clone(), health.clone()));
     Ok(Server { grpc, http, plane, health })
 }
 
@@ -211,10 +233,37 @@ impl Server {
         for service in grpc::SERVICES {
             self.health.set_service_status(service, ServingStatus::NotServing).await;
         }
+        // The others need not wait for us then; proxies and clients go when the streams end.
+        self.plane.replicas.leave(deadline / 2).await;
         self.plane.closing.cancel();
         self.plane.tasks.close();
         if tokio::time::timeout(deadline, self.plane.tasks.wait()).await.is_err() {
             tracing::info!(open = self.plane.tasks.len(), "the deadline has passed, the rest is cut");
+        }
+    }
+}
+
+/// Shows by the health service whether the store is there.
+async fn show_health(plane: Arc<Plane>, health: HealthReporter) {
+    let mut shown = true;
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(HEALTH_PACE) => {}
+            () = plane.closing() => return,
+        }
+        let lost = plane.registry.lost();
+        if lost.is_none() == shown {
+            continue;
+        }
+        shown = lost.is_none();
+        if let Some(lost) = lost {
+            tracing::warn!(reason = lost.reason, "the store is away, going on from what is known");
+        } else {
+            tracing::info!("the store is back");
+        }
+        let status = if shown { ServingStatus::Serving } else { ServingStatus::NotServing };
+        for service in grpc::NEED_THE_STORE {
+            health.set_service_status(service, status).await;
         }
     }
 }
@@ -237,6 +286,9 @@ async fn publish(plane: Arc<Plane>, mut publications: tokio::sync::mpsc::Unbound
         if let Err(error) = fits {
             tracing::error!(%error, "a change does not fit, all proxies get everything");
             let (head, restarted) = plane.registry.feed();
+            if publication.is_none() {
+                plane.metrics.start_counting_events_after(head.revision());
+            }
             plane.hub.replace(&head);
             publications = restarted;
         }

@@ -10,12 +10,11 @@ use clap::{Parser, builder::PossibleValuesParser, builder::TypedValueParser};
 use waypost_proto::{
     DEFAULT_GRPC_LISTEN, DEFAULT_PROXY_ADMIN_LISTEN, DEFAULT_PROXY_LISTEN, name::ServiceKey,
 };
-use waypost_sdk::launch::LaunchArgs;
+use waypost_sdk::{control_planes, launch::LaunchArgs};
 
 use crate::{
     balance::PolicyName,
     serve::{Limits, ServeConfig, Timeouts},
-    subscription::planes,
     trusted::Network,
 };
 
@@ -162,7 +161,7 @@ fn or_forever(duration: Duration) -> Duration {
 }
 
 fn control_plane(text: &str) -> Result<String, String> {
-    planes::normalized(text.trim()).map_err(|violation| violation.rule)
+    control_planes::normalized(text.trim()).map_err(|violation| violation.rule)
 }
 
 fn socket_address(text: &str) -> Result<SocketAddr, String> {

@@ -24,7 +24,7 @@ use tokio::{
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
-use waypost_proto::error::Violation;
+use waypost_sdk::control_planes::ControlPlanes;
 
 use crate::{
     admin::{self, Admin},
@@ -32,10 +32,12 @@ use crate::{
     metrics::Metrics,
     serve::{self, Running, ShutdownReport},
     state_dir::{Loaded, Saved, StateDir, StateDirError, saver},
-    subscription::{Core, Identity, Planes, Status, Subscriber, Wiring},
+    subscription::{Core, Identity, Status, Subscriber, Wiring},
     table::{Compiler, SharedTable},
 };
 
+/// The stream is all that a proxy asks of a control plane, and has a limit of its own.
+const CALL_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the admin port and the saver may take to end.
 const WIND_DOWN: Duration = Duration::from_secs(2);
 
@@ -60,7 +62,7 @@ pub enum StartError {
     StateDir(#[from] StateDirError),
     /// A control plane's address is malformed.
     #[error("{0}")]
-    ControlPlane(Violation),
+    ControlPlane(waypost_sdk::Error),
 }
 
 /// A proxy that serves.
@@ -82,7 +84,8 @@ impl Proxy {
     /// # Errors
     /// An address cannot be bound, or the state directory cannot be used.
     pub fn start(config: Config) -> Result<Self, StartError> {
-        let planes = Planes::new(&config.control_planes, Rng::new()).map_err(StartError::ControlPlane)?;
+        let planes = ControlPlanes::new(&config.control_planes, CALL_TIMEOUT, fastrand::u64(..))
+            .map_err(StartError::ControlPlane)?;
         let state_dir = config.state_dir.as_deref().map(|path| StateDir::open(path, &config.namespaces));
         let state_dir = state_dir.transpose()?.map(Arc::new);
         let proxy_id = proxy_id(&config, state_dir.as_deref())?;

@@ -6,21 +6,18 @@
 //!        └── Applied ──┴────────────── what is in flight to draining endpoints ◀──────────┘
 //! ```
 //!
-//! [`core`] is the state machine, without I/O; [`stream`] is the shell around it; [`planes`] says which
-//! control plane is next and when.
+//! [`core`] is the state machine, without I/O; [`stream`] is the shell around it; which
+//! control plane is next is for the SDK's [`waypost_sdk::control_planes`] to say.
 //!
 //! Deliberately absent: a decision about health. A proxy that loses its control planes goes on with what it has.
 
-mod backoff;
 pub mod core;
-pub mod planes;
 mod reports;
 mod status;
 pub mod stream;
 
 pub use self::{
     core::{Core, Outcome},
-    planes::Planes,
     status::{Status, StatusView},
     stream::{Identity, Subscriber, Wiring},
 };

@@ -9,6 +9,8 @@ use waypost_proto::{
     time, v1,
 };
 
+use crate::registry::reserved;
+
 const DEFAULT_DEADLINE: Duration = Duration::from_secs(30);
 const LONGEST_DEADLINE: Duration = Duration::from_secs(3600);
 const DEFAULT_OVERRIDE: Duration = Duration::from_secs(3600);
@@ -37,9 +39,10 @@ impl Checks {
         result.map_err(keep).ok()
     }
 
-    /// An instance's name in the field `key`.
+    /// An instance's name in the field `key`; one that callers may change.
     pub(super) fn key(&mut self, wire: Option<&v1::InstanceKey>) -> Option<InstanceKey> {
-        self.take(InstanceKey::from_wire(wire).map_err(|violation| violation.under("key")))
+        let key = InstanceKey::from_wire(wire).and_then(|key| reserved::check(&key).map(|()| key));
+        self.take(key.map_err(|violation| violation.under("key")))
     }
 
     /// How long to wait: at most 1 h, 30 s where nothing is said.

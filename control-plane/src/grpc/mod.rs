@@ -10,6 +10,7 @@ mod discovery;
 mod observe;
 mod operations;
 mod registry;
+mod replicas;
 mod snapshots;
 
 use std::{sync::Arc, time::Duration};
@@ -25,18 +26,26 @@ use tonic_health::{
 };
 use waypost_proto::v1::{
     discovery_server::DiscoveryServer, encoded::snapshots_server::SnapshotsServer,
-    operations_server::OperationsServer, registry_server::RegistryServer,
+    operations_server::OperationsServer, registry_server::RegistryServer, replicas_server::ReplicasServer,
 };
 
 use self::{
     discovery::Discovery, observe::ObserveLayer, operations::Operations, registry::Registry,
-    snapshots::Snapshots,
+    replicas::Replicas, snapshots::Snapshots,
 };
 use crate::server::Plane;
 
 /// The services whose health is reported; the empty name stands for all.
-pub const SERVICES: [&str; 5] =
-    ["", "waypost.v1.Registry", "waypost.v1.Discovery", "waypost.v1.Snapshots", "waypost.v1.Operations"];
+pub const SERVICES: [&str; 6] = [
+    "",
+    "waypost.v1.Registry",
+    "waypost.v1.Discovery",
+    "waypost.v1.Snapshots",
+    "waypost.v1.Operations",
+    "waypost.v1.Replicas",
+];
+/// Those that cannot do their work while the store is away; the others go on from what is known.
+pub const NEED_THE_STORE: [&str; 2] = ["", "waypost.v1.Registry"];
 
 /// Room for 10,000 beats with the longest names.
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
@@ -66,7 +75,8 @@ fn routes(plane: &Arc<Plane>, health: HealthReporter) -> Routes {
         .add_service(RegistryServer::new(Registry(plane.clone())).max_decoding_message_size(LARGEST_REQUEST))
         .add_service(DiscoveryServer::new(Discovery(plane.clone())))
         .add_service(SnapshotsServer::new(Snapshots(plane.clone())))
-        .add_service(OperationsServer::new(Operations(plane.clone())));
+        .add_service(OperationsServer::new(Operations(plane.clone())))
+        .add_service(ReplicasServer::new(Replicas(plane.clone())));
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(waypost_proto::DESCRIPTORS)

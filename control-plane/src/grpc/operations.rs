@@ -20,14 +20,14 @@ impl operations_server::Operations for Operations {
         &self,
         _request: Request<v1::GetStatusRequest>,
     ) -> Result<Response<v1::GetStatusResponse>, Status> {
-        Ok(Response::new(self.0.status()))
+        Ok(Response::new(self.0.replicas.status(self.0.status()).await))
     }
 
     async fn list_proxies(
         &self,
         _request: Request<v1::ListProxiesRequest>,
     ) -> Result<Response<v1::ListProxiesResponse>, Status> {
-        Ok(Response::new(v1::ListProxiesResponse { proxies: self.0.hub.proxies() }))
+        Ok(Response::new(self.0.replicas.list_proxies().await))
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Result<Response<v1::DrainResponse>, Status> {
@@ -51,7 +51,7 @@ impl operations_server::Operations for Operations {
         let mut drain = None;
         if request.wait {
             drain = tokio::select! {
-                outcome = self.0.hub.wait_drained(&barrier, deadline) => Some(outcome),
+                outcome = self.0.replicas.wait_drained(&barrier, deadline) => Some(outcome),
                 () = self.0.closing() => return Err(self.0.going_away().into()),
             };
         }
@@ -96,15 +96,13 @@ impl operations_server::Operations for Operations {
         }
         let deadline = checks.finish(deadline)?;
         let revision = if request.revision == 0 { newest } else { request.revision };
-        // Later revisions than the head change nothing for proxies, so the head stands for them.
-        let wanted = revision.min(view.head());
         let everywhere = tokio::select! {
-            everywhere = self.0.hub.wait_applied(wanted, deadline) => everywhere?,
+            everywhere = self.0.replicas.wait_applied(revision, deadline) => everywhere?,
             () = self.0.closing() => return Err(self.0.going_away().into()),
         };
         Ok(Response::new(v1::WaitAppliedResponse {
             revision,
-            watermark: self.0.status().watermark.max(revision),
+            watermark: everywhere.watermark.max(revision),
             proxies: u32::try_from(everywhere.proxies).unwrap_or(u32::MAX),
         }))
     }

@@ -15,7 +15,7 @@ use waypost_proto::{
 use super::checks::Checks;
 use crate::{
     hub::Barrier,
-    registry::{Beat, BeatResult, Health},
+    registry::{Beat, BeatResult, Health, reserved},
     server::Plane,
 };
 
@@ -49,6 +49,9 @@ impl registry_server::Registry for Registry {
         let mut checks = Checks::default();
         let spec =
             checks.take_all("instance", InstanceSpec::from_wire(&request.instance.unwrap_or_default()));
+        if let Some(spec) = &spec {
+            checks.take(reserved::check(&spec.key).map_err(|violation| violation.under("instance")));
+        }
         let ttl = checks.take(ttl_from_wire(request.ttl.as_ref()));
         let client = checks.client(&request.client, peer);
         let (spec, ttl) = checks.finish(spec.zip(ttl))?;
@@ -129,6 +132,7 @@ async fn renew(plane: &Plane, request: v1::HeartbeatRequest) -> Result<v1::Heart
     }
     let beats = request.beats.into_iter().enumerate().map(|(at, beat)| {
         let key = InstanceKey::from_wire(beat.key.as_ref())
+            .and_then(|key| reserved::check(&key).map(|()| key))
             .map_err(|violation| violation.under(&format!("beats[{at}].key")))?;
         let health = beat.health.map(|report| {
             let reason = report.reason.chars().take(LONGEST_REASON).collect();
@@ -158,7 +162,7 @@ async fn depart(plane: &Plane, departure: Departure) -> Result<v1::DeregisterRes
         return Ok(v1::DeregisterResponse { revision, drain: None });
     };
     let (barrier, epoch) = begin_drain(plane, &key, epoch, &reason, &actor).await?;
-    let outcome = plane.hub.wait_drained(&barrier, deadline).await;
+    let outcome = plane.replicas.wait_drained(&barrier, deadline).await;
     if !outcome.complete {
         tracing::warn!(
             instance = %key,

@@ -23,6 +23,8 @@ use crate::{
 
 /// How long a proxy has to say who it is.
 const HELLO_DEADLINE: Duration = Duration::from_secs(10);
+/// How long to wait for a revision that a proxy holds and we have not seen.
+const FOLLOW_UP: Duration = Duration::from_secs(2);
 const LONGEST_TEXT: usize = 255;
 const MOST_NAMESPACES: usize = 1_000;
 
@@ -100,6 +102,7 @@ async fn open(
         other => return Err(Violation::new("kind", name(other.as_ref()), "must be hello first").into()),
     };
     let greeting = check(hello)?;
+    follow_up(plane, &greeting).await?;
     let holds = greeting.position.as_ref().map(|position| position.revision);
     tracing::info!(proxy = %greeting.id, ?holds, "a proxy has connected");
     let (subscription, reports) = plane.hub.subscribe(greeting);
@@ -117,6 +120,29 @@ async fn open(
         drop(reports);
     });
     Ok((Box::new(subscription), why))
+}
+
+/// Waits until we know what a proxy holds already, which another control plane has told it. A proxy is not sent
+/// back in time; only where we are in touch with the store and it holds no more, what it holds is the truth.
+async fn follow_up(plane: &Plane, greeting: &Greeting) -> Result<(), Error> {
+    let Some(position) = &greeting.position else { return Ok(()) };
+    if position.history != plane.registry.view().history() {
+        return Ok(());
+    }
+    let caught_up = tokio::select! {
+        reached = plane.registry.reach(position.revision, FOLLOW_UP) => reached,
+        () = plane.closing() => return Err(plane.going_away()),
+    };
+    if caught_up || plane.registry.lost().is_none() {
+        return Ok(());
+    }
+    let seen = plane.registry.view().revision();
+    let message = format!(
+        "this control plane has lost its store at revision {seen}, and the proxy holds {} already; \
+         try again at another one",
+        position.revision
+    );
+    Err(Error::new(ErrorCode::Unavailable, message))
 }
 
 /// Takes what the proxy reports until it is gone, or is not to be listened to any longer.

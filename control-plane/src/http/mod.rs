@@ -65,7 +65,7 @@ async fn index() -> Response {
         "version": env!("CARGO_PKG_VERSION"),
         "paths": {
             "/healthz": "200 while the process runs",
-            "/readyz": "200 while it takes requests",
+            "/readyz": "200 while it takes requests and has its store; 503 says since when it has not, and why",
             "/metrics": "metrics in Prometheus' text format",
             "/v1/services": "services; namespace",
             "/v1/services/{name}": "one service with its instances; namespace",
@@ -79,8 +79,19 @@ async fn index() -> Response {
     Json(body).into_response()
 }
 
+/// Whether to be preferred over others: a control plane without its store still serves what it knows, and its
+/// streams stay open, but it can take no registration and no beat.
 async fn ready(State(plane): State<Arc<Plane>>) -> Result<&'static str, Refusal> {
-    if plane.is_closing() { Err(plane.going_away().into()) } else { Ok("ok\n") }
+    if plane.is_closing() {
+        return Err(plane.going_away().into());
+    }
+    let Some(lost) = plane.registry.lost() else { return Ok("ok\n") };
+    let since = humantime::format_rfc3339_seconds(lost.since);
+    let message = format!(
+        "the store is away since {since}: {}; registrations and beats fail, what is known is still served",
+        lost.reason
+    );
+    Err(Error::new(ErrorCode::Unavailable, message).into())
 }
 
 async fn metrics(State(plane): State<Arc<Plane>>) -> Result<Response, Refusal> {

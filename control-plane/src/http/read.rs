@@ -87,7 +87,7 @@ pub(super) async fn proxies(
     query: Parameters,
 ) -> Answer<v1::ListProxiesResponse> {
     query.check(&[], &[])?;
-    Ok(Json(v1::ListProxiesResponse { proxies: plane.hub.proxies() }))
+    Ok(Json(plane.replicas.list_proxies().await))
 }
 
 /// `/v1/status`
@@ -96,7 +96,7 @@ pub(super) async fn status(
     query: Parameters,
 ) -> Answer<v1::GetStatusResponse> {
     query.check(&[], &[])?;
-    Ok(Json(plane.status()))
+    Ok(Json(plane.replicas.status(plane.status()).await))
 }
 
 fn state(text: &str) -> Result<v1::InstanceState, Violation> {

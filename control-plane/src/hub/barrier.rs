@@ -8,16 +8,9 @@ use tokio::{
     select,
     time::{Instant, sleep_until},
 };
-use waypost_proto::{
-    error::{Error, ErrorCode},
-    time::wire_duration,
-    v1,
-};
+use waypost_proto::{time::wire_duration, v1};
 
 use super::{Barrier, Hub};
-
-/// How many names an error lists.
-const MOST_NAMES: usize = 5;
 
 /// A revision is applied by every live proxy.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -26,6 +19,19 @@ pub struct AppliedEverywhere {
     pub watermark: u64,
     /// How many proxies are live.
     pub proxies: usize,
+}
+
+/// The deadline has passed, and some have not applied a revision.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Behind {
+    /// Those, sorted by id; none where the revision has not come to the hub.
+    pub proxies: Vec<Arc<str>>,
+    /// How many are live.
+    pub live: usize,
+    /// The newest revision that the hub knows.
+    pub newest: u64,
+    /// The watermark now.
+    pub watermark: u64,
 }
 
 impl Hub {
@@ -72,21 +78,23 @@ impl Hub {
     ///
     /// # Errors
     /// `deadline` has passed; the error names the proxies that are behind.
-    pub async fn wait_applied(&self, revision: u64, deadline: Duration) -> Result<AppliedEverywhere, Error> {
+    pub async fn wait_applied(&self, revision: u64, deadline: Duration) -> Result<AppliedEverywhere, Behind> {
         let until = Instant::now() + deadline;
         let mut moved = self.moved.subscribe();
         loop {
             moved.borrow_and_update();
-            let (newest, behind) = {
+            let behind = {
                 let core = self.core.lock();
-                if core.newest() >= revision && core.behind(revision).is_empty() {
-                    let (watermark, proxies) = (core.watermark(), core.fleet().live().count());
-                    return Ok(AppliedEverywhere { watermark, proxies });
+                let (newest, watermark, live) =
+                    (core.newest(), core.watermark(), core.fleet().live().count());
+                let proxies = core.behind(revision);
+                if newest >= revision && proxies.is_empty() {
+                    return Ok(AppliedEverywhere { watermark, proxies: live });
                 }
-                (core.newest(), core.behind(revision))
+                Behind { proxies, live, newest, watermark }
             };
             if Instant::now() >= until {
-                return Err(not_applied(revision, newest, &behind));
+                return Err(behind);
             }
             select! {
                 _ = moved.changed() => {}
@@ -94,21 +102,4 @@ impl Hub {
             }
         }
     }
-}
-
-fn not_applied(revision: u64, newest: u64, behind: &[Arc<str>]) -> Error {
-    let message = if newest < revision {
-        format!("revision {revision} does not exist yet, the newest is {newest}; ask for that one, or for 0")
-    } else {
-        let mut names = behind.iter().take(MOST_NAMES).map(AsRef::as_ref).collect::<Vec<_>>().join(", ");
-        if behind.len() > MOST_NAMES {
-            names.push_str(", …");
-        }
-        format!(
-            "{} of the live proxies have not applied revision {revision} yet: {names}; \
-             ListProxies says what each serves by and what it last rejected",
-            behind.len()
-        )
-    };
-    Error::new(ErrorCode::DeadlineExceeded, message)
 }

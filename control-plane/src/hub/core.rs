@@ -78,6 +78,8 @@ pub(super) struct Core {
     options: HubOptions,
     /// Until when proxies that were there before a restart may still be on their way back.
     returning_until: Instant,
+    /// Whether there was something to route by at the start, so that proxies may have done so.
+    began_with_instances: bool,
     newest: u64,
     scopes: HashMap<Namespaces, ScopeFeed>,
     fleet: Fleet,
@@ -92,6 +94,7 @@ impl Core {
         Self {
             newest: head.revision(),
             returning_until: now.monotonic + options.drain_grace,
+            began_with_instances: head.instances().len() > 0,
             options,
             scopes: HashMap::from([(all, feed)]),
             fleet: Fleet::default(),
@@ -130,8 +133,7 @@ impl Core {
 
     /// Starts over with other contents, maybe of another history: every subscriber is sent everything.
     pub(super) fn replace(&mut self, head: &Snapshot) {
-        let same = self.head().history() == head.history();
-        self.newest = if same { self.newest.max(head.revision()) } else { head.revision() };
+        self.newest = head.revision();
         self.fleet.forget_applied();
         self.scopes.values_mut().for_each(|feed| feed.replace(head));
     }
@@ -287,8 +289,9 @@ impl Core {
                 remaining.look_again = Some(remaining.look_again.map_or(until, |at| at.min(until)));
             }
         }
-        // What is registered is not all known yet, so neither is who serves by it.
-        remaining.unknown = !self.head().settled() && now < self.returning_until;
+        // Who served by what was there before we started has not said so yet.
+        let others = self.began_with_instances || !self.head().settled();
+        remaining.unknown = others && now < self.returning_until;
         if remaining.unknown {
             let until = self.returning_until;
             remaining.look_again = Some(remaining.look_again.map_or(until, |at| at.min(until)));

@@ -91,6 +91,7 @@ impl Record {
             full_snapshots: self.full_snapshots,
             deltas: self.deltas,
             namespaces: greeting.namespaces.iter().cloned().collect(),
+            replica: String::new(),
         }
     }
 }

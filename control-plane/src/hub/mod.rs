@@ -38,7 +38,7 @@ use waypost_proto::{
 
 use self::core::Core;
 pub use self::{
-    barrier::AppliedEverywhere,
+    barrier::{AppliedEverywhere, Behind},
     subscription::{Reports, Subscription},
 };
 use crate::{metrics::Metrics, registry::Publication};

@@ -65,6 +65,7 @@ async fn follow_watch(registry: &Weak<Registry>, watch: Watch) -> Option<StoreEr
 /// Begins to follow the store, at once or a while after a failure, from where the view stands or, if that is no longer remembered, from all
 /// that the store holds. `None` once the registry is gone.
 async fn resume(registry: &Weak<Registry>, mut failure: Option<StoreError>) -> Option<Watch> {
+    let mut loaded_before = false;
     loop {
         if let Some(error) = &failure {
             let stopping = {
@@ -93,6 +94,9 @@ async fn resume(registry: &Weak<Registry>, mut failure: Option<StoreError>) -> O
                 tracing::info!(after, oldest, "the store no longer remembers all changes, loading it again");
                 let loaded = registry.store.load().await;
                 failure = loaded.map(|loaded| registry.catch_up(loaded)).err();
+                if std::mem::replace(&mut loaded_before, true) {
+                    tokio::time::sleep(FOLLOW_AGAIN).await;
+                }
             }
             Err(error) => failure = Some(error),
         }
@@ -155,22 +159,23 @@ impl Registry {
     }
 
     /// Applies all that a store holds, where the commits in between are not remembered. A store that has begun
-    /// a new history has lost what it held: then everything begins anew, and what is missing is not known to
-    /// be gone.
-    fn catch_up(&self, loaded: Loaded) {
+    /// a new history, or gone back in its own, has lost what it held: then everything begins anew, and what is
+    /// missing is not known to be gone.
+    fn catch_up(&self, mut loaded: Loaded) {
         let now = self.now();
         self.epochs.fetch_max(greatest_epoch(&loaded), Ordering::AcqRel);
         let mut state = self.state.lock();
-        if *loaded.history == *state.view().history() {
+        if *loaded.history == *state.view().history() && loaded.revision >= state.view().revision() {
             let applied = state.catch_up(loaded, now);
             return self.show(&state, vec![applied]);
         }
         tracing::error!(
-            lost = state.view().history(),
-            found = &*loaded.history,
+            lost = state.view().revision(),
+            history = &*loaded.history,
             revision = loaded.revision,
-            "the store has begun a new history, what it held before is lost; clients register again by themselves"
+            "the store has lost what it held; clients register again by themselves"
         );
+        loaded.complete = false;
         *state = State::load(loaded, self.options.limits(), now);
         *self.began.lock() = now.monotonic;
         // Whoever follows the old history is cut off, and asks again.

@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: gRPC and HTTP; and any state that the store does not have, the event history aside.
 
+mod change;
 mod contact;
 mod deadlines;
 mod follow;
@@ -51,16 +52,12 @@ use self::{
 };
 pub use self::{contact::Lost, query::inside, view::View};
 pub use crate::store::Health;
-use crate::store::{Loaded, Mutation, Now, Override, Renewal, Store, StoreError};
+use crate::store::{Loaded, Now, Override, Renewal, Store};
 
 /// How many changes a watch can lag behind.
 const WATCH_BUFFER: usize = 4096;
 /// How many beats are taken before others get their turn.
 const BEATS_AT_ONCE: usize = 256;
-/// How often a plan is made again after a conflict.
-const ATTEMPTS: usize = 64;
-/// How long an operation waits until its own change comes back from the store.
-const COMES_BACK: Duration = Duration::from_secs(10);
 /// How far the clocks of replicas may differ.
 const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 const MIN_OVERRIDE: Duration = Duration::from_secs(1);
@@ -292,6 +289,7 @@ impl Registry {
         reason: &str,
         actor: &str,
     ) -> Result<u64, Error> {
+        self.see(key, epoch).await?;
         self.change(|view, _| plan::drain(view, key, epoch, draining, reason, actor)).await
     }
 
@@ -306,6 +304,7 @@ impl Registry {
         reason: &str,
         actor: &str,
     ) -> Result<u64, Error> {
+        self.see(key, epoch).await?;
         self.change(|view, now| plan::deregister(view, key, epoch, reason, actor, now)).await
     }
 
@@ -357,13 +356,6 @@ impl Registry {
         self.store.lost()
     }
 
-    /// Waits until the view has reached a revision; `false` if it does not within `patience`.
-    pub async fn reach(&self, revision: u64, patience: Duration) -> bool {
-        let mut applied = self.applied.subscribe();
-        let reached = tokio::time::timeout(patience, applied.wait_for(|applied| *applied >= revision)).await;
-        matches!(reached, Ok(Ok(_)))
-    }
-
     async fn beaten(&self, beat: &Beat, renewal: Renewal, now: Now) -> Result<BeatOutcome, Error> {
         match renewal {
             Renewal::Unknown => return Ok(BeatOutcome::Unknown),
@@ -379,83 +371,6 @@ impl Registry {
             self.change(|view, _| Ok(plan::beat(view, beat))).await?;
         }
         Ok(BeatOutcome::Renewed)
-    }
-
-    fn now(&self) -> Now {
-        (self.options.clock)()
-    }
-
-    /// The time by which changes are planned: the store's as far as it is known, and never before what is
-    /// known to have happened. So clocks that disagree do not turn the order of things around.
-    fn planning_time(&self, now: Now) -> Now {
-        let ahead = self.store_ahead.load(Ordering::Acquire);
-        let shift = Duration::from_micros(ahead.unsigned_abs());
-        let wall = if ahead < 0 { now.wall.checked_sub(shift) } else { now.wall.checked_add(shift) };
-        let wall = wall.unwrap_or(now.wall);
-        let newest = self.view().events.back().map_or(wall, |past| past.at);
-        Now { monotonic: now.monotonic, wall: wall.max(newest) }
-    }
-
-    /// Learns from a commit of our own how far the store's clock is ahead of ours.
-    fn learn_time(&self, revision: u64, asked: Now, ours: Now) {
-        let view = self.view();
-        let past = view.events.iter().rev().take_while(|past| past.revision >= revision).last();
-        let Some(past) = past.filter(|past| past.revision == revision && past.at != asked.wall) else {
-            return;
-        };
-        let micros = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
-        let ahead =
-            past.at.duration_since(ours.wall).map_or_else(|behind| -micros(behind.duration()), micros);
-        self.store_ahead.store(ahead, Ordering::Release);
-    }
-
-    fn next_epoch(&self, now: Now) -> u64 {
-        let grown = |greatest: u64| Some(plan::next_epoch(greatest, now));
-        let before = self.epochs.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown);
-        plan::next_epoch(before.unwrap_or_default(), now)
-    }
-
-    /// Commits what nobody waits for, not even for its coming back.
-    async fn commit(&self, mutation: Mutation, now: Now) -> Result<u64, StoreError> {
-        self.store.commit(mutation, self.planning_time(now)).await
-    }
-
-    /// Makes a plan and commits it, again and again while others change the same record.
-    async fn change(&self, plan: impl Fn(&View, Now) -> Result<Plan, Error>) -> Result<u64, Error> {
-        for _ in 0..ATTEMPTS {
-            let ours = self.now();
-            let now = self.planning_time(ours);
-            let mutation = match plan(&self.view(), now)? {
-                Plan::Done(revision) => return Ok(revision),
-                Plan::Commit(mutation) => mutation,
-            };
-            match self.store.commit(*mutation, now).await {
-                Ok(revision) if self.wait_for(revision).await => {
-                    self.learn_time(revision, now, ours);
-                    return Ok(revision);
-                }
-                Err(StoreError::Conflict { revision, .. }) if self.wait_for(revision).await => {}
-                Ok(revision) | Err(StoreError::Conflict { revision, .. }) => {
-                    return Err(Error::new(
-                        ErrorCode::Unavailable,
-                        format!(
-                            "the store is at revision {revision}, which has not come back from it in \
-                             {COMES_BACK:?}: try again"
-                        ),
-                    ));
-                }
-                Err(error) => return Err(error.into()),
-            }
-        }
-        Err(Error::new(
-            ErrorCode::Unavailable,
-            format!("others changed the same instance {ATTEMPTS} times in a row: try again"),
-        ))
-    }
-
-    /// Waits until the view has reached a revision; `false` if it does not in time.
-    async fn wait_for(&self, revision: u64) -> bool {
-        self.reach(revision, COMES_BACK).await
     }
 }
 

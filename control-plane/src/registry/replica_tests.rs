@@ -6,7 +6,7 @@ use waypost_proto::v1::EventKind;
 
 use super::{sweep::Sweep, *};
 use crate::store::{
-    Finding, Lapsed, LeaseStatus, Memory, Watch,
+    Finding, Lapsed, LeaseStatus, Memory, Mutation, StoreError, Watch,
     conformance::{ManualClock, TTL, spec},
 };
 
@@ -43,9 +43,14 @@ impl Fragile {
         self.away.store(false, Ordering::Release);
     }
 
-    fn lose_everything(&self) {
-        *self.inner.write() = Arc::new(Memory::new());
+    /// What `kept` holds is all that it holds from now on.
+    fn turn_into(&self, kept: Memory) {
+        *self.inner.write() = Arc::new(kept);
         self.cut.send_modify(|cut| *cut += 1);
+    }
+
+    fn lose_everything(&self) {
+        self.turn_into(Memory::new());
     }
 
     fn reach(&self) -> Result<Arc<Memory>, StoreError> {
@@ -310,6 +315,44 @@ async fn nothing_expires_before_clients_could_beat_again_after_the_store_was_awa
     sweep.all(pair.ahead.now()).await.expect("it sweeps");
     pair.agree().await;
     assert_eq!(state(&pair.ahead, "users/a"), None);
+}
+
+#[tokio::test]
+async fn a_store_that_lost_its_last_commits_is_followed_without_a_restart() {
+    let store = Arc::new(Fragile::default());
+    let registry = replica(store.clone(), &ManualClock::new(), Off::Ahead(Duration::ZERO)).await;
+    // A copy that has not got as far: as after a failover to one that lagged.
+    let kept = Memory::of_history(registry.view().history());
+    for id in 0..3 {
+        registry.register(spec(&format!("users/{id}")), TTL, "test").await.expect("it registers");
+    }
+    let (_, mut feed) = registry.feed();
+    wait_until(|| store.cut.receiver_count() > 0).await;
+    store.turn_into(kept);
+    wait_until(|| registry.view().revision() == 0).await;
+    while feed.recv().await.is_some() {}
+    assert_eq!((registry.view().instance_count(), registry.view().settled()), (0, false));
+    registry.register(spec("users/a"), TTL, "test").await.expect("it registers");
+    assert_eq!(registry.view().revision(), 1);
+}
+
+#[tokio::test]
+async fn what_was_registered_at_another_replica_a_moment_ago_can_be_drained_and_removed() {
+    let memory = Arc::new(Memory::new());
+    let lagging = Arc::new(Fragile { inner: RwLock::new(memory.clone()), ..Fragile::default() });
+    let clock = ManualClock::new();
+    let one = replica(memory, &clock, Off::Ahead(Duration::ZERO)).await;
+    let other = replica(lagging.clone(), &clock, Off::Ahead(Duration::ZERO)).await;
+    for _ in 0..2 {
+        wait_until(|| lagging.cut.receiver_count() > 0).await;
+        lagging.cut.send_modify(|cut| *cut += 1);
+        wait_until(|| !other.store.is_watched()).await;
+        let lease = one.register(spec("users/a"), TTL, "test").await.expect("it registers");
+        other.set_draining(&key("users/a"), lease.epoch, true, "", "").await.expect("it is there");
+        other.deregister(&key("users/a"), lease.epoch, "", "").await.expect("it is still there");
+        let gone = other.deregister(&key("users/a"), lease.epoch, "", "").await;
+        assert_eq!(gone.expect_err("it is gone").code, ErrorCode::NotFound);
+    }
 }
 
 async fn wait_until(holds: impl Fn() -> bool) {

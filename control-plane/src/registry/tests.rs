@@ -7,7 +7,7 @@ use waypost_proto::v1::EventKind;
 
 use super::{sweep::Sweep, *};
 use crate::store::{
-    Finding, Lapsed, LeaseStatus, Loaded, Memory, Mutation, Watch,
+    Finding, Lapsed, LeaseStatus, Loaded, Memory, Mutation, StoreError, Watch,
     conformance::{ManualClock, TTL, spec, wire},
 };
 

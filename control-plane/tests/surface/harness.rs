@@ -11,6 +11,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, Status, Streaming, transport::Channel};
 use tonic_types::StatusExt;
 use waypost_control_plane::{
+    replicas,
     server::{self, Listeners, Options, Server},
     store,
 };
@@ -42,9 +43,26 @@ impl Plane {
     }
 
     pub(crate) async fn start_with(options: Options) -> Self {
+        Self::start_over(Arc::new(store::Memory::new()), options).await
+    }
+
+    /// One of several over the same store, called `id`.
+    pub(crate) async fn replica(store: &Arc<store::Memory>, id: &str) -> Self {
+        let mut options = Options::default();
+        options.registry.settle = Duration::ZERO;
+        options.hub.drain_grace = Duration::from_millis(300);
+        options.replicas = Some(replicas::Options {
+            id: id.to_owned(),
+            ttl: Duration::from_secs(1),
+            drain_grace: Duration::from_millis(300),
+            ..Default::default()
+        });
+        Self::start_over(store.clone(), options).await
+    }
+
+    pub(crate) async fn start_over(store: Arc<dyn store::Store>, options: Options) -> Self {
         let loopback = "127.0.0.1:0".parse().expect("an address");
         let listeners = Listeners::bind(loopback, loopback).await.expect("ports are free");
-        let store = Arc::new(store::Memory::new());
         let server = server::start(options, listeners, store).await.expect("it starts");
         let endpoint = Channel::from_shared(format!("http://{}", server.grpc)).expect("a URL");
         let channel = endpoint.connect().await.expect("it listens");

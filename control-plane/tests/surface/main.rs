@@ -5,4 +5,6 @@ mod harness;
 mod http;
 mod operations;
 mod registry;
+mod replicas;
 mod snapshots;
+mod store_away;

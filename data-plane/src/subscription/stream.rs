@@ -15,7 +15,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use fastrand::Rng;
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, sleep_until, timeout},
@@ -30,17 +29,21 @@ use waypost_proto::{
         subscribe_request::Kind,
     },
 };
+use waypost_sdk::control_planes::{Backoff, ControlPlanes, Turn};
 
-use super::{Core, Outcome, Planes, Status, backoff::Backoff, reports::Reports};
+use super::{Core, Outcome, Status, reports::Reports};
 use crate::{metrics::Metrics, state_dir::Saved, table::Compiler};
 
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a control plane may take to open the stream.
 const OPEN_TIMEOUT: Duration = Duration::from_secs(5);
-const KEEP_ALIVE_INTERVAL: Duration = Duration::from_secs(10);
-const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(5);
 /// A stream that held for so long was a good one: the next wait is a short one.
 const GOOD_STREAM: Duration = Duration::from_secs(1);
+/// The bounds of the wait before the first attempt after a failure, and before later ones. The first is wide
+/// enough that the proxies of a control plane that restarts do not come to the others all at once.
+const FIRST_WAIT: Duration = Duration::from_millis(200);
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+/// The bound of the first pause after a change was rejected; it grows as the wait does.
+const FIRST_PAUSE: Duration = Duration::from_millis(50);
 /// A merged delta may hold very many entries.
 const LARGEST_MESSAGE: usize = 512 * 1024 * 1024;
 /// Window for a snapshot's chunks: more than arrives while one is decoded.
@@ -85,7 +88,7 @@ pub struct Wiring {
     /// Who subscribes.
     pub identity: Identity,
     /// To whom.
-    pub planes: Planes,
+    pub planes: ControlPlanes,
     /// Told what happens.
     pub status: Arc<Status>,
     /// Counted in.
@@ -100,9 +103,13 @@ pub struct Subscriber {
     core: Core,
     compiler: Compiler,
     reports: Reports,
+    /// After rejections in a row.
     rejections: Backoff,
     /// Until when nothing is read.
     paused: Option<Instant>,
+    /// Whom the stream leads to.
+    turn: Turn,
+    backoff: Backoff,
     /// Since when the stream is open.
     opened: Option<Instant>,
     /// Since when there is none.
@@ -147,8 +154,22 @@ impl Outbox {
 impl Subscriber {
     /// A subscriber that goes on from `core`, whose contents `compiler` serves by already.
     pub fn new(wiring: Wiring, core: Core, compiler: Compiler) -> Self {
-        let (reports, rejections) = (Reports::default(), Backoff::new(Rng::new()));
-        Self { wiring, core, compiler, reports, rejections, paused: None, opened: None, outage: None }
+        let turn = wiring.planes.turn();
+        let backoff = Backoff::new(FIRST_WAIT, LONGEST_WAIT, fastrand::u64(..));
+        let rejections = Backoff::new(FIRST_PAUSE, LONGEST_WAIT, fastrand::u64(..));
+        let reports = Reports::default();
+        Self {
+            wiring,
+            core,
+            compiler,
+            reports,
+            rejections,
+            paused: None,
+            turn,
+            backoff,
+            opened: None,
+            outage: None,
+        }
     }
 
     /// Runs until `stop`.
@@ -159,7 +180,7 @@ impl Subscriber {
                 () = stop.cancelled() => break,
             };
             self.note_end(&ended);
-            let wait = self.wiring.planes.wait();
+            let wait = self.backoff.after_failure(LONGEST_WAIT);
             tokio::select! {
                 () = sleep(wait) => {}
                 () = stop.cancelled() => break,
@@ -171,9 +192,9 @@ impl Subscriber {
 
     fn note_end(&mut self, ended: &Ended) {
         let Wiring { planes, status, metrics, .. } = &mut self.wiring;
-        let (error, control_plane) = (chain(ended), planes.current().to_owned());
+        let (error, control_plane) = (chain(ended), planes.address(self.turn));
         if self.opened.take().is_some_and(|opened| opened.elapsed() >= GOOD_STREAM) {
-            planes.succeeded();
+            self.backoff.reset();
         }
         metrics.control.connected.set(0);
         status.disconnected();
@@ -184,7 +205,7 @@ impl Subscriber {
             tracing::warn!(control_plane, error, resyncs = self.core.resyncs(), "out of step, resyncing");
             return;
         }
-        planes.move_on();
+        planes.move_on(self.turn);
         if self.outage.is_none() {
             self.outage = Some(Instant::now());
             tracing::warn!(control_plane, error, serving = ?revision, "no control plane, going on without");
@@ -222,18 +243,9 @@ impl Subscriber {
     }
 
     async fn open(&mut self) -> Result<(Streaming<SubscribeResponse>, Outbox), Ended> {
-        let url = self.wiring.planes.current().to_owned();
-        let endpoint = Endpoint::from_shared(url.clone()).map_err(Ended::Connect)?;
-        let channel = endpoint
-            .connect_timeout(CONNECT_TIMEOUT)
-            .http2_keep_alive_interval(KEEP_ALIVE_INTERVAL)
-            .keep_alive_timeout(KEEP_ALIVE_TIMEOUT)
-            .keep_alive_while_idle(true)
-            .initial_stream_window_size(WINDOW)
-            .initial_connection_window_size(WINDOW)
-            .connect()
-            .await
-            .map_err(Ended::Connect)?;
+        self.turn = self.wiring.planes.turn();
+        let channel = self.wiring.planes.connect(self.turn, tuned).await.map_err(Ended::Connect)?;
+        let url = self.wiring.planes.address(self.turn);
         let mut client = SnapshotsClient::new(channel).max_decoding_message_size(LARGEST_MESSAGE);
         let (requests, sent) = mpsc::channel(OUTBOX);
         let mut outbox = Outbox { requests, waiting: Vec::new() };
@@ -273,7 +285,7 @@ impl Subscriber {
         match self.core.receive(message) {
             Outcome::Incomplete => Ok(()),
             Outcome::Changed { touched, full } => {
-                self.rejections.succeeded();
+                self.rejections.reset();
                 let control = &self.wiring.metrics.control;
                 if full {
                     control.snapshots.inc();
@@ -293,14 +305,14 @@ impl Subscriber {
             Outcome::Rejected(rejected) => {
                 self.wiring.metrics.control.rejections.inc();
                 let reason = &rejected.reason;
-                let url = self.wiring.planes.current();
+                let url = self.wiring.planes.address(self.turn);
                 self.wiring.status.failed(&format!("{url}: {reason}"), self.core.resyncs());
                 tracing::error!(
                     revision = rejected.revision,
                     reason,
                     "a change cannot be applied, the table stays as it was"
                 );
-                self.paused = Some(Instant::now() + self.rejections.wait());
+                self.paused = Some(Instant::now() + self.rejections.after_failure(LONGEST_WAIT));
                 outbox.push(Kind::Rejected(rejected));
                 Ok(())
             }
@@ -325,6 +337,11 @@ impl Subscriber {
             self.applied(outbox);
         }
     }
+}
+
+/// For a snapshot's chunks.
+fn tuned(endpoint: Endpoint) -> Endpoint {
+    endpoint.initial_stream_window_size(WINDOW).initial_connection_window_size(WINDOW)
 }
 
 async fn until(due: Option<Instant>) {

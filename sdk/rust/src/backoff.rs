@@ -7,7 +7,7 @@ use std::time::Duration;
 
 /// Grows with each failure until [`Backoff::reset`].
 #[derive(Debug)]
-pub(crate) struct Backoff {
+pub struct Backoff {
     first: Duration,
     longest: Duration,
     failures: u32,
@@ -16,12 +16,12 @@ pub(crate) struct Backoff {
 
 impl Backoff {
     /// Between half and the whole of `first` at first, of `longest` in the end.
-    pub(crate) fn new(first: Duration, longest: Duration, seed: u64) -> Self {
+    pub fn new(first: Duration, longest: Duration, seed: u64) -> Self {
         Self { first, longest, failures: 0, random: fastrand::Rng::with_seed(seed) }
     }
 
     /// The wait after one more failure, with `longest` lowered to `at_most` this time.
-    pub(crate) fn after_failure(&mut self, at_most: Duration) -> Duration {
+    pub fn after_failure(&mut self, at_most: Duration) -> Duration {
         let grown = self.first.saturating_mul(2_u32.saturating_pow(self.failures));
         self.failures = self.failures.saturating_add(1);
         let bound = grown.min(self.longest).min(at_most);
@@ -29,7 +29,7 @@ impl Backoff {
     }
 
     /// Something has worked: the next failure is a first one.
-    pub(crate) fn reset(&mut self) {
+    pub fn reset(&mut self) {
         self.failures = 0;
     }
 }

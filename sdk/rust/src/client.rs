@@ -334,7 +334,8 @@ impl Client {
         Answer: Future<Output = Result<Response<T>, Status>>,
     {
         let timeout = self.planes.call_timeout;
-        self.planes.call(timeout, |channel| call(discovery(channel), request.clone())).await
+        // That no instance takes traffic is an answer, and the same everywhere.
+        self.planes.ask(timeout, |channel| call(discovery(channel), request.clone())).await
     }
 
     async fn operate<Request, T, Answer>(

@@ -2,11 +2,11 @@
 //!
 #![doc = include_str!("../README.md")]
 
+pub mod control_planes;
 pub mod launch;
 
 mod backoff;
 mod client;
-mod control_planes;
 mod error;
 mod keeper;
 mod registered;

@@ -15,7 +15,7 @@ use waypost_proto::{name::InstanceKey, v1};
 use crate::{
     backoff::Backoff,
     client::discovery,
-    control_planes::{ControlPlanes, no_answer},
+    control_planes::{ControlPlanes, Turn, no_answer},
     error::{Attempt, Error},
 };
 
@@ -57,7 +57,7 @@ struct Watcher {
 }
 
 struct Subscription {
-    index: usize,
+    turn: Turn,
     responses: Streaming<v1::WatchResponse>,
 }
 
@@ -105,40 +105,47 @@ impl Watcher {
             self.subscription = Some(self.subscribe().await?);
         }
         let Some(subscription) = &mut self.subscription else { unreachable!("it was set above") };
-        let index = subscription.index;
+        let turn = subscription.turn;
         match subscription.responses.message().await {
             Ok(Some(response)) => event(response),
             Ok(None) => {
-                self.planes.move_on(index);
-                Err(self.unreachable(index, "the stream ended".to_owned()))
+                let error = self.unreachable(turn, "the stream ended".to_owned());
+                self.planes.move_on(turn);
+                Err(error)
             }
-            Err(status) => Err(self.failure(index, &status)),
+            Err(status) => Err(self.failure(turn, &status)),
         }
     }
 
     async fn subscribe(&self) -> Result<Subscription, Error> {
         let picked = self.planes.pick();
-        let index = picked.index;
+        let turn = picked.turn;
         let mut client = discovery(picked.channel);
         let timeout = self.planes.call_timeout;
         match tokio::time::timeout(timeout, client.watch(self.filter.clone())).await {
-            Ok(Ok(response)) => Ok(Subscription { index, responses: response.into_inner() }),
-            Ok(Err(status)) => Err(self.failure(index, &status)),
+            Ok(Ok(response)) => Ok(Subscription { turn, responses: response.into_inner() }),
+            Ok(Err(status)) => Err(self.failure(turn, &status)),
             Err(_) => {
-                self.planes.give_up_on(index);
-                Err(self.unreachable(index, format!("no answer within {timeout:?}")))
+                let error = self.unreachable(turn, format!("no answer within {timeout:?}"));
+                self.planes.move_on(turn);
+                Err(error)
             }
         }
     }
 
-    fn failure(&self, index: usize, status: &tonic::Status) -> Error {
-        let Some(reason) = no_answer(status) else { return Error::Answer(status.into()) };
-        self.planes.move_on(index);
-        self.unreachable(index, reason)
+    fn failure(&self, turn: Turn, status: &tonic::Status) -> Error {
+        let error = match no_answer(status) {
+            Some(reason) => self.unreachable(turn, reason),
+            None => Error::Answer(status.into()),
+        };
+        if error.is_retryable() {
+            self.planes.move_on(turn);
+        }
+        error
     }
 
-    fn unreachable(&self, index: usize, reason: String) -> Error {
-        let address = self.planes.url(index).to_owned();
+    fn unreachable(&self, turn: Turn, reason: String) -> Error {
+        let address = self.planes.address(turn);
         Error::Unreachable { attempts: vec![Attempt { address, reason }] }
     }
 }

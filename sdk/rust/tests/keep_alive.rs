@@ -151,6 +151,48 @@ async fn a_control_plane_that_says_it_is_going_away_is_left_without_an_alarm() {
     assert!(!status.has_changed().expect("the task runs"));
 }
 
+/// Two control planes with a registry each, the one that the client uses first.
+async fn first_and_other(client: &Client, one: Fake, two: Fake) -> (Fake, Fake) {
+    client.status().await.expect("one of them answers");
+    let registered = client.register(users().ttl(3 * TTL)).await.expect("registered");
+    let used = one.registry().with(|state| !state.registrations.is_empty());
+    // The handle would deregister it; here its lease is all that is asked about.
+    std::mem::forget(registered);
+    if used { (one, two) } else { (two, one) }
+}
+
+#[tokio::test]
+async fn a_control_plane_that_has_lost_its_store_is_left_before_the_lease_runs_out() {
+    let (one, two) = (Fake::start(), Fake::start());
+    let client = client([one.url(), two.url()]);
+    let (first, other) = first_and_other(&client, one, two).await;
+    first.registry().until_beats(1).await;
+    let away = ContractError::new(ErrorCode::Unavailable, "the registry's store: it is unavailable for now");
+    first.registry().with(|state| state.store_away = Some(away.into()));
+    let started = Instant::now();
+    other.registry().until_registered("users/127.0.0.1:9001").await;
+    assert!(started.elapsed() < 3 * TTL, "it took {:?}", started.elapsed());
+    let before = first.registry().with(|state| state.streams);
+    other.registry().until_beats(3).await;
+    assert_eq!(first.registry().with(|state| state.streams), before, "nobody goes back");
+}
+
+#[tokio::test]
+async fn what_one_control_plane_cannot_do_for_now_another_does() {
+    let (one, two) = (Fake::start(), Fake::start());
+    let client = client([one.url(), two.url()]);
+    let (first, other) = first_and_other(&client, one, two).await;
+    let away =
+        || ContractError::new(ErrorCode::Unavailable, "the registry's store: it is unavailable for now");
+    first.registry().with(|state| state.refusals = vec![away().into(); 9]);
+    let orders = client.register(Registration::new("orders", "127.0.0.1:9002")).await.expect("registered");
+    assert_eq!(orders.key().to_string(), "orders/127.0.0.1:9002");
+    assert!(other.registry().with(|state| state.instances.len()) >= 1);
+    assert_eq!(first.registry().with(|state| state.refusals.len()), 8, "it was asked once");
+    drop(orders);
+    other.registry().until_gone("orders/127.0.0.1:9002").await;
+}
+
 #[tokio::test]
 async fn a_frozen_control_plane_is_left_before_the_lease_runs_out() {
     let registry = Registry::new();

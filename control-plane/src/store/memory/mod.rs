@@ -94,6 +94,13 @@ impl Memory {
         Self { shared: Shared::new(history, limits, Inner::default()), journal: None }
     }
 
+    /// An empty store that takes itself for another one.
+    #[cfg(test)]
+    pub(crate) fn of_history(history: &str) -> Self {
+        let limits = Limits { commits: StoreOptions::default().remembered, events: None };
+        Self { shared: Shared::new(Arc::from(history), limits, Inner::default()), journal: None }
+    }
+
     /// What a directory holds. Every lease has its full length from `now` on. It blocks for as long as reading takes.
     ///
     /// # Errors

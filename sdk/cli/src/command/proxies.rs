@@ -25,6 +25,9 @@ pub(super) async fn run(global: &Global, output: &Output) -> Result<(), Failure>
     if answer.proxies.is_empty() {
         output.note("no proxies; start one with: waypost-proxy --control-plane URL");
     }
+    for replica in &answer.unreachable {
+        output.note(format!("control plane {replica} does not answer; its proxies are missing here"));
+    }
     let document = Listed::new(&answer, "proxies", answer.proxies.len());
     output.result(&document, |wide| table(&answer.proxies, SystemTime::now(), wide))
 }
@@ -46,6 +49,7 @@ fn table(proxies: &[v1::Proxy], now: SystemTime, wide: bool) -> Table {
         "SNAPSHOTS",
         "DELTAS",
         "RESYNCS",
+        "CONTROL PLANE",
     ];
     let columns = if wide { header.len() } else { 8 };
     let mut table = Table::new(&header[..columns]);
@@ -72,6 +76,7 @@ fn table(proxies: &[v1::Proxy], now: SystemTime, wide: bool) -> Table {
             proxy.full_snapshots.to_string().into(),
             proxy.deltas.to_string().into(),
             proxy.resyncs.to_string().into(),
+            proxy.replica.as_str().into(),
         ];
         row.truncate(columns);
         table.row(row);

@@ -55,10 +55,31 @@ fn table(status: &v1::GetStatusResponse, now: SystemTime) -> Table {
         ("proxies", status.proxies.to_string().into()),
         ("commit to applied", propagation(status.propagation.as_ref()).into()),
     ];
+    if let Some(since) = &status.store_lost_since {
+        let away = text::age(now, text::stamp(Some(since)));
+        let cell = format!("away for {away}: {}", status.store_lost_reason);
+        pairs.push(("store lost", Cell::coloured(cell, Some(Colour::Red))));
+    }
+    for replica in &status.replicas {
+        pairs.push(("control plane", replica_cell(replica, status)));
+    }
     for conflict in &status.conflicts {
         pairs.push(("conflict", Cell::coloured(conflict_text(conflict), Some(Colour::Red))));
     }
     Table::of_pairs(pairs)
+}
+
+/// One of the control planes that share the store.
+fn replica_cell(replica: &v1::ReplicaStatus, status: &v1::GetStatusResponse) -> Cell {
+    let this = if replica.id == status.replica { ", this one" } else { "" };
+    let stands = format!(
+        "{} at {}{this}: {} proxies, revision {}",
+        replica.id, replica.address, replica.proxies, replica.revision
+    );
+    if replica.reachable && replica.reason.is_empty() {
+        return Cell::coloured(stands, Some(Colour::Green));
+    }
+    Cell::coloured(format!("{stands}; {}", replica.reason), Some(Colour::Red))
 }
 
 fn propagation(measured: Option<&v1::Propagation>) -> String {
@@ -77,6 +98,34 @@ mod tests {
     use waypost_proto::time::{timestamp, wire_duration};
 
     use super::*;
+
+    #[test]
+    fn control_planes_that_share_the_store_are_listed() {
+        let replica = |id: &str, reachable: bool, reason: &str| v1::ReplicaStatus {
+            id: id.into(),
+            address: format!("{id}:7400"),
+            reachable,
+            reason: reason.into(),
+            proxies: 2,
+            revision: 7,
+            ..Default::default()
+        };
+        let status = v1::GetStatusResponse {
+            replica: "one".into(),
+            replicas: vec![replica("one", true, ""), replica("two", false, "it does not answer")],
+            store_lost_since: Some(timestamp(UNIX_EPOCH)),
+            store_lost_reason: "the cable is out".into(),
+            ..Default::default()
+        };
+        let shown = table(&status, UNIX_EPOCH + Duration::from_secs(5)).render(false);
+        for line in [
+            "away for 5s: the cable is out",
+            "one at one:7400, this one: 2 proxies, revision 7",
+            "two at two:7400: 2 proxies, revision 7; it does not answer",
+        ] {
+            assert!(shown.contains(line), "{shown}");
+        }
+    }
 
     #[test]
     fn the_status_says_what_is_not_as_it_should_be() {

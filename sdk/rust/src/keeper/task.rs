@@ -32,7 +32,9 @@ use crate::{
 
 /// The most beats that one message may carry.
 const MAX_BEATS: usize = 10_000;
-const FIRST_WAIT: Duration = Duration::from_millis(100);
+/// Beats that are not answered within this, or a third of the lease, go to another control plane.
+const LONGEST_SILENCE: Duration = Duration::from_secs(2);
+const FIRST_WAIT: Duration = Duration::from_millis(200);
 const LONGEST_WAIT: Duration = Duration::from_secs(5);
 
 type Responses = Pin<Box<dyn Stream<Item = Result<v1::HeartbeatResponse, Status>> + Send>>;
@@ -106,18 +108,15 @@ impl Task {
                 }
             }
             let picked = self.planes.pick();
-            let index = picked.index;
+            let turn = picked.turn;
             match self.stream(picked).await {
                 End::Closed => return,
                 End::Idle => continue,
-                End::GoingAway => self.planes.move_on(index),
-                End::Lost(reason) => {
-                    self.planes.move_on(index);
-                    self.lost(index, &reason);
-                }
-                End::Silent(reason) => {
-                    self.planes.give_up_on(index);
-                    self.lost(index, &reason);
+                End::GoingAway => self.planes.move_on(turn),
+                End::Lost(reason) | End::Silent(reason) => {
+                    let address = self.planes.address(turn);
+                    self.planes.move_on(turn);
+                    self.lost(&address, &reason);
                 }
             }
             if !self.wait().await {
@@ -139,7 +138,7 @@ impl Task {
         self.leases.start_over(Instant::now());
         loop {
             let now = Instant::now();
-            let patience = self.planes.call_timeout;
+            let patience = self.patience();
             if self.leases.answer_by(patience).is_some_and(|by| by <= now) {
                 return End::Silent("heartbeats are not answered".to_owned());
             }
@@ -170,6 +169,13 @@ impl Task {
                 return End::Idle;
             }
         }
+    }
+
+    /// How long beats may stay without an answer: so short that another control plane can renew every lease
+    /// before it lapses.
+    fn patience(&self) -> Duration {
+        let third = self.leases.shortest_interval().unwrap_or(LONGEST_SILENCE);
+        self.planes.call_timeout.min(LONGEST_SILENCE).min(third)
     }
 
     /// Waits before the next attempt, and goes on with everything that needs no stream. False if no handle
@@ -274,8 +280,7 @@ impl Task {
     }
 
     /// Tells the holders that the stream is gone.
-    fn lost(&mut self, index: usize, reason: &str) {
-        let address = self.planes.url(index);
+    fn lost(&mut self, address: &str, reason: &str) {
         if self.lost_since.is_none() {
             self.lost_since = Some(Instant::now());
             tracing::warn!(control_plane = address, reason, "heartbeat stream lost, reconnecting");

@@ -47,6 +47,8 @@ pub(crate) struct State {
     pub(crate) hold_drains: bool,
     /// The next registrations are answered with these.
     pub(crate) refusals: Vec<tonic::Status>,
+    /// Heartbeats are refused with this.
+    pub(crate) store_away: Option<tonic::Status>,
     /// The next answer to heartbeats says that the control plane is about to stop.
     pub(crate) going_away: bool,
     /// What the status says.

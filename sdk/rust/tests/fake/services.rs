@@ -122,6 +122,9 @@ impl RegistryApi for Registry {
             let registry = registry.clone();
             async move {
                 registry.thaw().await;
+                if let Some(status) = registry.with(|state| state.store_away.clone()) {
+                    return Err(status);
+                }
                 let results = request?.beats.into_iter().map(|beat| registry.beat(beat)).collect();
                 let going_away = registry.with(|state| std::mem::take(&mut state.going_away));
                 Ok(v1::HeartbeatResponse { results, going_away })
