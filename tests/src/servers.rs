@@ -106,6 +106,7 @@ impl Server {
                 let log = std::fs::read_to_string(self.directory.path().join("log")).unwrap_or_default();
                 panic!("{} is not ready, ended: {ended:?}\n{log}", self.program.display());
             }
+            #[allow(clippy::disallowed_methods)] // nothing but the process itself says when it is ready
             thread::sleep(LOOK_AGAIN);
         }
     }
