@@ -1,0 +1,149 @@
+//! Reading all that is there, as of one revision.
+//!
+//! Folders are read page by page, all pages as of the same revision; where that is compacted away in the
+//! meantime, reading begins anew.
+//!
+//! Deliberately absent: leases; the mirror has them.
+
+use std::sync::Arc;
+
+use etcd_client::{Compare, CompareOp, GetOptions, KeyValue, Txn, TxnOp};
+
+use super::{
+    Shared,
+    follow::LARGEST_MESSAGE,
+    keys::{behind, end_of},
+    number, revision_of,
+};
+use crate::store::{
+    EmptyService, Loaded, PastEvent, Record, StoreError,
+    codec::{Malformed, Stored},
+};
+
+/// How many entries are read at once.
+const PAGE: usize = 2000;
+/// How often reading begins anew, at most.
+const ATTEMPTS: usize = 5;
+
+/// All that a folder holds, and the revision of which it was read. `at`: read it as of that one.
+///
+/// # Errors
+/// [`StoreError::Compacted`] where that revision is gone; or etcd does not answer.
+pub(super) async fn range(
+    shared: &Shared,
+    folder: &str,
+    at: Option<u64>,
+) -> Result<(Vec<KeyValue>, u64), StoreError> {
+    let end = end_of(folder);
+    let (mut entries, mut at, mut from) = (Vec::new(), at, folder.to_owned());
+    loop {
+        let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE as i64);
+        let options = at.into_iter().fold(options, |options, at| options.with_revision(number(at)));
+        let read = |client: etcd_client::Client| {
+            let (from, options) = (from.clone(), options.clone());
+            async move {
+                client.kv_client().max_decoding_message_size(LARGEST_MESSAGE).get(from, Some(options)).await
+            }
+        };
+        let mut page = shared.connection.call(read).await?;
+        let revision = *at.get_or_insert(revision_of(page.header()));
+        let more = page.more();
+        entries.append(&mut page.take_kvs());
+        match entries.last() {
+            Some(last) if more => from = behind(&String::from_utf8_lossy(last.key())),
+            _ => return Ok((entries, revision)),
+        }
+    }
+}
+
+/// All that the store holds.
+///
+/// # Errors
+/// etcd does not answer, or holds what cannot be read.
+pub(super) async fn load(shared: &Shared) -> Result<Loaded, StoreError> {
+    begin_history(shared).await?;
+    for _ in 1..ATTEMPTS {
+        match load_once(shared).await {
+            Err(StoreError::Compacted { .. }) => {}
+            outcome => return outcome,
+        }
+    }
+    load_once(shared).await.map_err(|error| match error {
+        StoreError::Compacted { .. } => {
+            StoreError::Unavailable("it compacts what is being read, again and again".to_owned())
+        }
+        error => error,
+    })
+}
+
+/// Gives this data a name where it has none.
+async fn begin_history(shared: &Shared) -> Result<(), StoreError> {
+    let key = shared.keys.history();
+    let name = uuid::Uuid::new_v4().to_string();
+    let begin = |mut client: etcd_client::Client| {
+        let none = Compare::version(key.as_str(), CompareOp::Equal, 0);
+        let put = TxnOp::put(key.as_str(), name.as_str(), None);
+        async move { client.txn(Txn::new().when([none]).and_then([put])).await }
+    };
+    shared.connection.call(begin).await.map(drop)
+}
+
+async fn load_once(shared: &Shared) -> Result<Loaded, StoreError> {
+    let keys = &shared.keys;
+    let (entries, at) = range(shared, &keys.data(), None).await?;
+    let (events, _) = range(shared, &keys.events(), Some(at)).await?;
+    let [head, history, complete] = [keys.head(), keys.history(), keys.complete()];
+    let (instances, empty) = (keys.instances(), keys.empty_services());
+    let mut loaded = Loaded {
+        history: Arc::from(""),
+        revision: 0,
+        complete: false,
+        records: Vec::with_capacity(entries.len()),
+        empty_services: Vec::new(),
+        events: past(shared, events)?,
+    };
+    for entry in &entries {
+        let (key, revision) = (entry.key(), changed(entry));
+        if key.starts_with(instances.as_bytes()) {
+            let record = read::<Record>(entry)?;
+            loaded.records.push(Arc::new(Record { revision, ..record }));
+        } else if key.starts_with(empty.as_bytes()) {
+            let service = read::<EmptyService>(entry)?;
+            loaded.empty_services.push(Arc::new(EmptyService { revision, ..service }));
+        } else if key == head.as_bytes() {
+            loaded.revision = revision;
+        } else if key == complete.as_bytes() {
+            loaded.complete = true;
+        } else if key == history.as_bytes() {
+            loaded.history = String::from_utf8_lossy(entry.value()).into();
+            // Before the first commit. The head sorts before the history.
+            loaded.revision = if loaded.revision == 0 { revision } else { loaded.revision };
+        }
+    }
+    if loaded.history.is_empty() {
+        return Err(StoreError::Unavailable("somebody has just removed what it holds".to_owned()));
+    }
+    *shared.history.lock() = Some(loaded.history.clone());
+    Ok(loaded)
+}
+
+/// What happened lately, oldest first. An entry without a value stands for a commit that nobody asked to
+/// remember.
+fn past(shared: &Shared, mut entries: Vec<KeyValue>) -> Result<Vec<Arc<PastEvent>>, StoreError> {
+    entries.retain(|entry| !entry.value().is_empty());
+    entries.sort_by_key(KeyValue::mod_revision);
+    let surplus = entries.len().saturating_sub(shared.events);
+    let event =
+        |entry: &KeyValue| Ok(Arc::new(PastEvent { revision: changed(entry), ..read::<PastEvent>(entry)? }));
+    entries[surplus..].iter().map(event).collect()
+}
+
+fn read<T: Stored>(entry: &KeyValue) -> Result<T, StoreError> {
+    T::decode(entry.value())
+        .map_err(|malformed: Malformed| malformed.at(String::from_utf8_lossy(entry.key())))
+}
+
+/// The revision that last changed an entry.
+pub(super) fn changed(entry: &KeyValue) -> u64 {
+    u64::try_from(entry.mod_revision()).unwrap_or_default()
+}
