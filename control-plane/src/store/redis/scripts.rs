@@ -21,7 +21,7 @@ macro_rules! scripts {
     ($($(#[doc = $doc:literal])* $name:ident = $($file:literal)+;)+) => {$(
         $(#[doc = $doc])*
         pub(super) static $name: LazyLock<Source> =
-            LazyLock::new(|| Source::new(concat!($(include_str!(concat!("scripts/", $file)), "\n"),+)));
+            LazyLock::new(|| Source::new(concat!($(include_str!($file), "\n"),+)));
     )+};
 }
 
@@ -31,19 +31,19 @@ scripts! {
     /// Begins a history or a term.
     OPEN = "open.lua";
     /// Creates or replaces an instance.
-    PUT = "common.lua" "commit.lua" "put.lua";
+    PUT = "clock.lua" "commit.lua" "put.lua";
     /// Removes an instance.
-    REMOVE = "common.lua" "commit.lua" "remove.lua";
+    REMOVE = "clock.lua" "commit.lua" "remove.lua";
     /// Forgets a service.
-    FORGET = "common.lua" "commit.lua" "forget.lua";
+    FORGET = "clock.lua" "commit.lua" "forget.lua";
     /// Says that all is there.
-    COMPLETE = "common.lua" "commit.lua" "complete.lua";
+    COMPLETE = "clock.lua" "commit.lua" "complete.lua";
     /// Renews leases.
-    RENEW = "common.lua" "renew.lua";
+    RENEW = "clock.lua" "renew.lua";
     /// Lists leases that have lapsed.
-    LAPSED = "common.lua" "lapsed.lua";
+    LAPSED = "clock.lua" "lapsed.lua";
     /// Lists the leases of a service.
-    LEASES = "common.lua" "leases.lua";
+    LEASES = "clock.lua" "leases.lua";
     /// Reads instances and changes.
     READ = "read.lua";
 }
