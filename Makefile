@@ -22,7 +22,8 @@ dev: setup ## Run a control plane and a proxy until Ctrl-C
 build: setup ## Build every program, optimised, into target/release
 	@cargo build --release --workspace --bins
 
-test: setup ## Run every test
+test: ## Run every test
+	@tests/setup.sh --servers
 	@echo "building"
 	@# Programs and tests in one go: apart, cargo would build what they share twice, with other features.
 	@cargo build --quiet --workspace --bins --tests --examples

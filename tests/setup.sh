@@ -1,12 +1,15 @@
 #!/bin/sh
 # Installs what building and testing need, and says what cannot be had.
 #
-#   tests/setup.sh            a C compiler (the allocator is C), curl (the documents' examples)
-#   tests/setup.sh --bench    also the peers of the benchmarks: nginx, HAProxy, wrk
+#   tests/setup.sh              what a build needs: a C compiler (the allocator is C), protoc and its files (etcd's
+#                               client is generated from its contract), OpenSSL's headers (Consul's client links it),
+#                               curl (the documents' examples)
+#   tests/setup.sh --servers    also the servers of the stores' tests: Redis, etcd, Consul, Python
+#   tests/setup.sh --bench      also the peers of the benchmarks: nginx, HAProxy, wrk
 #
 # Prints nothing and installs nothing where all is there. On Debian and Ubuntu, as root or with sudo that does
-# not ask, it installs with apt; elsewhere it names what to install. A missing benchmark peer is no failure:
-# the benchmark says that it left the peer out.
+# not ask, it installs with apt; elsewhere it names what to install. A missing server or peer is no failure: its
+# tests are listed as ignored with the reason, and the benchmark says that it left the peer out.
 set -u
 
 say() { printf 'setup: %s\n' "$*" >&2; }
@@ -17,6 +20,10 @@ package_of() {
         cc) echo "gcc libc6-dev" ;;
         curl) echo "curl ca-certificates" ;;
         nginx) echo "nginx-light" ;;
+        protoc) echo "protobuf-compiler libprotobuf-dev" ;;
+        redis-cli) echo "redis-tools" ;;
+        etcd) echo "etcd-server" ;;
+        etcdctl) echo "etcd-client" ;;
         *) echo "$1" ;;
     esac
 }
@@ -66,13 +73,31 @@ ensure() {
     install $packages
 }
 
+# Whether protoc finds the files that come with it.
+has_protobuf_files() {
+    for folder in "$(dirname "$(command -v protoc)")/../include" /usr/include /usr/local/include; do
+        [ -f "$folder/google/protobuf/descriptor.proto" ] && return 0
+    done
+    return 1
+}
+
 if ! command -v cargo >/dev/null 2>&1; then
     say "cargo is missing: install Rust from https://rustup.rs, then open a new shell"
     exit 1
 fi
-ensure cc curl || exit 1
-if [ "${1:-}" = "--bench" ]; then
-    ensure nginx haproxy wrk || say "the benchmark leaves out the peers that are missing"
-    # Debian starts servers when it installs them; the benchmark starts its own, on ports of its own.
-fi
+ensure cc curl protoc pkg-config || exit 1
+if ! pkg-config --exists openssl; then install libssl-dev || exit 1; fi
+if ! has_protobuf_files; then install libprotobuf-dev || exit 1; fi
+case ${1:-} in
+    --servers)
+        # Debian starts servers when it installs them; the tests start their own, on ports of their own.
+        ensure redis-server redis-sentinel redis-cli || say "the tests of the Redis store are left out"
+        ensure etcd etcdctl || say "the tests of the etcd store are left out"
+        "$(dirname "$0")/install-consul.sh" || say "the tests of the Consul store are left out"
+        "$(dirname "$0")/python-env.sh" || say "the tests of the store plugin are left out"
+        ;;
+    --bench)
+        ensure nginx haproxy wrk || say "the benchmark leaves out the peers that are missing"
+        ;;
+esac
 exit 0

@@ -8,6 +8,7 @@ use waypost_sdk::launch::LaunchArgs;
 
 use crate::{
     hub::HubOptions,
+    maintenance::Maintenance,
     registry, server,
     store::{Location, StoreOptions},
 };
@@ -67,6 +68,9 @@ pub struct Args {
     /// What every program has
     #[command(flatten)]
     pub launch: LaunchArgs,
+    /// What to do instead of running
+    #[command(subcommand)]
+    pub maintenance: Option<Maintenance>,
 }
 
 impl Args {
@@ -120,7 +124,7 @@ fn address(text: &str) -> Result<SocketAddr, String> {
     text.parse().map_err(|_| "must be IP:PORT, for example 127.0.0.1:7400 or [::]:7400".to_owned())
 }
 
-fn store_url(text: &str) -> Result<String, String> {
+pub(crate) fn store_url(text: &str) -> Result<String, String> {
     Location::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 

@@ -8,6 +8,7 @@ pub mod config;
 pub mod grpc;
 pub mod http;
 pub mod hub;
+pub mod maintenance;
 pub mod metrics;
 pub mod registry;
 pub mod server;

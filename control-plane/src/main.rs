@@ -6,6 +6,7 @@ use anyhow::Context;
 use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use waypost_control_plane::{
     config::Args,
+    maintenance,
     server::{self, Listeners},
     store,
 };
@@ -18,8 +19,12 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 async fn main() -> ExitCode {
     let args: Args = launch::parse();
     launch::logging(&args.launch);
-    match run(args).await {
-        Ok(()) => ExitCode::SUCCESS,
+    let ended = match &args.maintenance {
+        Some(maintenance) => maintenance::run(maintenance, &args, &mut std::io::stdout()).await,
+        None => run(args).await.map(|()| ExitCode::SUCCESS),
+    };
+    match ended {
+        Ok(code) => code,
         Err(error) => {
             tracing::error!("{error:#}");
             ExitCode::FAILURE

@@ -15,11 +15,17 @@ use waypost_proto::v1;
 
 use crate::registry::View;
 
+mod store;
+
+pub use self::store::StoreMetrics;
+
 /// From 100 µs to 60 s.
 const PROPAGATION_BUCKETS: [f64; 18] = [
     0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.02, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0,
     30.0, 60.0,
 ];
+const OPERATION_BUCKETS: [f64; 14] =
+    [0.000_01, 0.000_05, 0.000_1, 0.000_25, 0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0];
 const CALL_BUCKETS: [f64; 12] = [0.000_5, 0.001, 0.002_5, 0.005, 0.01, 0.05, 0.1, 0.5, 1.0, 5.0, 30.0, 60.0];
 
 /// All metrics of a control plane.
@@ -60,6 +66,7 @@ pub struct Metrics {
     events_counted: Mutex<u64>,
     calls: HistogramVec,
     requests: HistogramVec,
+    store: store::All,
 }
 
 impl Metrics {
@@ -110,6 +117,7 @@ impl Metrics {
             events_counted: Mutex::new(0),
             calls: calls(r),
             requests: requests(r),
+            store: store::All::new(r),
             registry,
         }
     }
@@ -128,6 +136,11 @@ impl Metrics {
     /// An HTTP request is answered.
     pub fn answered(&self, method: &str, route: &str, status: &str, took: Duration) {
         self.requests.with_label_values(&[method, route, status]).observe(took.as_secs_f64());
+    }
+
+    /// What is measured of a store.
+    pub fn store(&self, kind: &str) -> StoreMetrics {
+        self.store.of(kind)
     }
 
     /// What happened up to `revision` was before our time and is not counted.

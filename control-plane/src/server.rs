@@ -15,6 +15,7 @@ use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic_health::{ServingStatus, server::HealthReporter};
 use waypost_proto::{
     error::{Error, ErrorCode},
+    snapshot::SnapshotError,
     time, v1,
 };
 
@@ -23,7 +24,7 @@ use crate::{
     hub::{Hub, HubOptions},
     metrics::Metrics,
     registry::{self, Publication, Registry},
-    store::Store,
+    store::{Location, Measured, Store},
 };
 
 /// How a control plane behaves.
@@ -177,6 +178,9 @@ pub async fn start(options: Options, listeners: Listeners, store: Arc<dyn Store>
     let (grpc, http) = (address(&listeners.grpc)?, address(&listeners.http)?);
     let metrics = Arc::new(Metrics::new());
     let store_url = store.url().to_owned();
+    // A store of somebody else's has a scheme that is not known here.
+    let kind = Location::parse(&store_url).map_or("custom", |location| location.kind.name());
+    let store = Arc::new(Measured::new(store, metrics.store(kind)));
     let registry = Registry::open(store, options.registry).await?;
     let (head, publications) = registry.feed();
     let hub = Hub::new(&head, options.hub, metrics.clone());
@@ -222,12 +226,16 @@ async fn publish(plane: Arc<Plane>, mut publications: tokio::sync::mpsc::Unbound
             publication = publications.recv() => publication,
             () = plane.closing() => return,
         };
-        let Some(publication) = publication else {
-            tracing::error!("the registry publishes no more, proxies keep what they have");
-            return;
+        let fits = match &publication {
+            Some(publication) => plane.hub.publish(publication),
+            // The store has begun a new history, and the registry with it.
+            None => Err(SnapshotError::History {
+                held: plane.hub.status().head.history,
+                got: plane.registry.view().history().to_owned(),
+            }),
         };
-        if let Err(error) = plane.hub.publish(&publication) {
-            tracing::error!(%error, revision = publication.revision, "a change does not fit, all proxies get everything");
+        if let Err(error) = fits {
+            tracing::error!(%error, "a change does not fit, all proxies get everything");
             let (head, restarted) = plane.registry.feed();
             plane.hub.replace(&head);
             publications = restarted;

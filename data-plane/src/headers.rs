@@ -7,7 +7,7 @@
 //!   only where the client is a trusted proxy; else it is replaced. `x-waypost-*` is never believed.
 //! - `Via` is extended. `Host` stays as the client sent it.
 //!
-//! Deliberately absent: framing (`Content-Length`, chunks), which hyper writes from the body that it is given.
+//! Deliberately absent: framing (`Content-Length`, chunks), which is written from the body that there is.
 
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
@@ -99,8 +99,8 @@ impl Survey {
     }
 }
 
-/// Makes a client's fields into those that go to an instance, whatever it speaks (see [`for_http1`] and
-/// [`for_http2`]).
+/// Makes a client's fields into those that go to an instance, whatever it speaks: over HTTP/1.1 they are
+/// written as they are, with the host and the options; for HTTP/2 see [`for_http2`].
 ///
 /// # Errors
 /// The body comes in a transfer coding other than `chunked`, so that it could not be passed on.
@@ -142,24 +142,6 @@ pub(crate) fn request(
     forward_for(headers, sender, host, &survey);
     headers.append(VIA, via(sender.version));
     Ok(options)
-}
-
-/// Fits a request's fields to an instance that speaks HTTP/1.1.
-pub(crate) fn for_http1(headers: &mut HeaderMap, host: &HeaderValue, options: &HopOptions) {
-    headers.insert(HOST, host.clone());
-    if options.trailers {
-        headers.insert(TE, HeaderValue::from_static("trailers"));
-    }
-    let named = match (options.upgrade.is_some(), options.trailers) {
-        (true, true) => "upgrade, te",
-        (true, false) => "upgrade",
-        (false, true) => "te",
-        (false, false) => return,
-    };
-    headers.insert(CONNECTION, HeaderValue::from_static(named));
-    if let Some(protocol) = &options.upgrade {
-        headers.insert(UPGRADE, protocol.clone());
-    }
 }
 
 /// Fits a request's fields to an instance that speaks HTTP/2, where the host is a part of the target.

@@ -11,6 +11,7 @@ pub mod balance;
 pub mod config;
 mod forward;
 mod headers;
+mod http1;
 mod listener;
 pub mod metrics;
 mod pool;

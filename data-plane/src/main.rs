@@ -33,7 +33,7 @@ async fn run(config: Config, raised: nix::Result<()>) -> anyhow::Result<ExitCode
     tracing::info!(signal, deadline_s = deadline.as_secs(), "shutting down, a second signal ends at once");
     let report = tokio::select! {
         report = proxy.shutdown() => report,
-        again = launch::shutdown() => {
+        again = launch::shutdown_again() => {
             tracing::warn!(signal = again.unwrap_or("none"), "ending at once");
             return Ok(ExitCode::FAILURE);
         }

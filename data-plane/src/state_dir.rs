@@ -46,6 +46,12 @@ impl Saved {
     pub fn of(source: &Source<'_>) -> Self {
         Self { current: source.current.clone(), carried: source.carried.cloned() }
     }
+
+    /// Whether a proxy that starts from it would know anything. A control plane that is not settled and names no
+    /// service may not have heard of those that there are.
+    fn says_anything(&self) -> bool {
+        self.current.settled() || self.carried.is_some() || self.current.services().len() > 0
+    }
 }
 
 /// What was found at the start.

@@ -11,6 +11,7 @@
 //!
 //! Deliberately absent: a decision about health. A proxy that loses its control planes goes on with what it has.
 
+mod backoff;
 pub mod core;
 pub mod planes;
 mod reports;

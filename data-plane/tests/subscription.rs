@@ -7,7 +7,7 @@ use tokio::{
     net::TcpListener,
     sync::{Mutex, mpsc},
     task::{AbortHandle, JoinSet},
-    time::{Duration, timeout},
+    time::{Duration, Instant, timeout},
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -295,6 +295,28 @@ async fn what_cannot_be_applied_is_rejected_and_what_follows_is_taken() {
     let (third, delta) = put(&first, 3, InstanceState::Up);
     session.send(delta).await;
     assert_eq!(session.applied().await.position, Some(third.position()));
+}
+
+#[tokio::test]
+async fn what_is_rejected_again_and_again_is_read_less_and_less_often() {
+    let control_plane = ControlPlane::start().await;
+    let proxy = start(&["--control-plane", &control_plane.url]);
+    let mut session = control_plane.session().await;
+    session.hello().await;
+    let good = snapshot("h", &[1]);
+    let mut bad = good.to_chunks(100);
+    let entries = bad[0].entries.as_mut().expect("entries");
+    entries.instances[0].entry.as_mut().expect("an entry").protocol = 99;
+    let began = Instant::now();
+    for _ in 0..6 {
+        session.send(subscribe_response::Kind::Chunk(bad[0].clone())).await;
+        session.rejected().await;
+    }
+    // The five waits before the last one are at least 25, 50, 100, 200 and 400 ms.
+    assert!(began.elapsed() >= Duration::from_millis(775), "{:?}", began.elapsed());
+    session.send_full(&good).await;
+    session.applied().await;
+    assert_eq!(instances(&proxy).len(), 1, "what is good is taken on the same stream");
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod cluster;
+pub mod fleet;
 pub mod http;
 pub mod load;
 pub mod measure;
@@ -16,5 +17,6 @@ pub mod middleman;
 pub mod process;
 pub mod program;
 pub mod relay;
+pub mod servers;
 pub mod service;
 pub mod wait;

@@ -5,8 +5,12 @@
 //!
 //! Deliberately absent: installing anything; `tests/setup.sh` does that.
 
+#[path = "servers/consul.rs"] // tests of other crates use this file by path
+pub mod consul;
 #[path = "servers/etcd.rs"]
 pub mod etcd;
+#[path = "servers/redis.rs"]
+pub mod redis;
 
 use std::{
     fs::File,
@@ -130,11 +134,12 @@ pub fn listens(port: u16) -> bool {
     TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], port)), Duration::from_secs(1)).is_ok()
 }
 
-/// Where a program is: on the path, or where Debian puts servers.
+/// Where a program is: on the path, where Debian puts servers, or where our own set-up puts them.
 pub fn find(program: &str) -> Option<PathBuf> {
     let path = std::env::var_os("PATH").unwrap_or_default();
     let mut folders: Vec<PathBuf> = std::env::split_paths(&path).collect();
     folders.extend(["/usr/sbin", "/sbin", "/usr/local/bin"].map(PathBuf::from));
+    folders.extend(std::env::var_os("HOME").map(|home| Path::new(&home).join(".local/share/waypost/bin")));
     folders.into_iter().map(|folder| folder.join(program)).find(|file| file.is_file())
 }
 

@@ -14,7 +14,10 @@ use waypost_proto::{
     v1::{self, discovery_server},
 };
 
-use crate::{registry::InstancesChanged, server::Plane};
+use crate::{
+    registry::{InstancesChanged, inside},
+    server::Plane,
+};
 
 /// Changes that come close together are sent as one step of at most so many instances.
 const MOST_IN_STEP: usize = 1_000;
@@ -176,8 +179,8 @@ impl Watcher {
     }
 
     fn matches(&self, key: &InstanceKey) -> bool {
-        let fits = |wanted: &str, name: &str| wanted.is_empty() || wanted == name;
-        fits(&self.request.namespace, key.service().namespace())
-            && fits(&self.request.service, key.service().name())
+        let service = &self.request.service;
+        inside(&self.request.namespace, key.service())
+            && (service.is_empty() || *service == key.service().name())
     }
 }

@@ -128,9 +128,11 @@ impl Core {
         self.scopes.values_mut().try_for_each(|feed| feed.publish(publication).map(|_| ()))
     }
 
-    /// Starts over with other contents: every subscriber is sent everything.
+    /// Starts over with other contents, maybe of another history: every subscriber is sent everything.
     pub(super) fn replace(&mut self, head: &Snapshot) {
-        self.newest = self.newest.max(head.revision());
+        let same = self.head().history() == head.history();
+        self.newest = if same { self.newest.max(head.revision()) } else { head.revision() };
+        self.fleet.forget_applied();
         self.scopes.values_mut().for_each(|feed| feed.replace(head));
     }
 
@@ -146,11 +148,11 @@ impl Core {
         let feed = &self.scopes[&namespaces];
         let before = self.fleet.get(&greeting.id).map_or(0, |record| record.resyncs);
         let judged = greeting.position.as_ref().map(|position| judge(feed, position));
-        let held = judged.and_then(|(_, revision)| revision);
+        let held = greeting.position.as_ref().and_then(|position| held(feed, position));
         let record = self.fleet.connect(greeting, now);
-        record.applied = held;
-        record.digest_ok = judged.is_some_and(|(known, _)| known == Known::Yes);
-        record.sent = held.map(|revision| Sent { revision, settled: None });
+        record.applied = judged.and_then(|(_, revision)| revision);
+        record.digest_ok = held.is_some();
+        record.sent = held;
         record.measured = feed.head().revision();
         Opened {
             session: record.session,
@@ -180,9 +182,9 @@ impl Core {
         let due = feed.due(record.sent);
         let sent = match &due {
             Due::Nothing => return Some(due),
-            Due::Delta(_) => {
+            Due::Delta(delta) => {
                 record.deltas += 1;
-                Sent { revision: feed.head().revision(), settled: Some(feed.head().settled()) }
+                delta.sent()
             }
             Due::Full(full) => {
                 record.full_snapshots += 1;
@@ -191,7 +193,8 @@ impl Core {
         };
         record.hold = None;
         record.sent = Some(sent);
-        record.sent_revision = sent.revision;
+        record.sent_revision = sent.named;
+        record.sent_at = sent.at;
         Some(due)
     }
 
@@ -213,7 +216,7 @@ impl Core {
             record.measured = record.measured.max(revision);
         }
         match known {
-            Known::Yes => record.digest_ok = true,
+            Known::Yes(_) => record.digest_ok = true,
             Known::Forgotten => {}
             Known::No => {
                 record.digest_ok = false;
@@ -244,10 +247,10 @@ impl Core {
     pub(super) fn rejected(&mut self, session: SessionId, rejected: &v1::Rejected) -> bool {
         let Some(record) = self.fleet.session(session) else { return false };
         let Some(feed) = self.scopes.get(&record.greeting.namespaces) else { return false };
-        let held = rejected.position.as_ref().and_then(|position| judge(feed, position).1);
+        let held = rejected.position.as_ref().and_then(|position| held(feed, position));
         record.last_rejection = format!("revision {}: {}", rejected.revision, rejected.reason);
-        record.hold = Some(record.sent_revision);
-        record.sent = held.map(|revision| Sent { revision, settled: None });
+        record.hold = Some(record.sent_at);
+        record.sent = held;
         true
     }
 
@@ -317,8 +320,16 @@ fn judge(feed: &ScopeFeed, position: &v1::Position) -> (Known, Option<u64>) {
         return (Known::No, None);
     }
     match feed.knows(position.revision, position.digest) {
-        Known::Yes => (Known::Yes, Some(position.revision)),
+        known @ Known::Yes(at) => (known, Some(at)),
         Known::Forgotten => (Known::Forgotten, Some(position.revision)),
         Known::No => (Known::No, None),
+    }
+}
+
+/// What a subscriber holds that names a position, where the scope had these contents.
+fn held(feed: &ScopeFeed, position: &v1::Position) -> Option<Sent> {
+    match judge(feed, position).0 {
+        Known::Yes(at) => Some(Sent { at, named: position.revision, settled: None }),
+        Known::Forgotten | Known::No => None,
     }
 }

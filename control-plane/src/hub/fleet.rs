@@ -53,6 +53,8 @@ pub(super) struct Record {
     pub(super) in_flight: HashMap<(InstanceKey, u64), u64>,
     pub(super) sent: Option<Sent>,
     pub(super) sent_revision: u64,
+    /// The same as the ring has it.
+    pub(super) sent_at: u64,
     /// Nothing is sent before the head is newer than this, which the proxy has rejected.
     pub(super) hold: Option<u64>,
     pub(super) resynced_at: Option<Instant>,
@@ -128,6 +130,7 @@ impl Fleet {
             in_flight: HashMap::new(),
             sent: None,
             sent_revision: 0,
+            sent_at: 0,
             hold: None,
             resynced_at: None,
             measured: 0,
@@ -153,6 +156,17 @@ impl Fleet {
     pub(super) fn session(&mut self, session: SessionId) -> Option<&mut Record> {
         let id = self.sessions.get(&session)?;
         self.proxies.get_mut(id)
+    }
+
+    /// What everyone holds is worth nothing any more: all are to be sent everything.
+    pub(super) fn forget_applied(&mut self) {
+        for record in self.proxies.values_mut() {
+            record.sent = None;
+            record.hold = None;
+            record.applied = None;
+            record.digest_ok = false;
+            record.measured = 0;
+        }
     }
 
     /// Forgets proxies that left `retention` ago.

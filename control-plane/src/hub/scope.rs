@@ -40,7 +40,11 @@ const MOST_DELTAS: usize = 32;
 /// What a subscriber holds as far as is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Sent {
-    pub(super) revision: u64,
+    /// The revision of the ring that has these contents.
+    pub(super) at: u64,
+    /// What the subscriber calls them: another replica may have sent them under a later revision that
+    /// changed nothing for proxies.
+    pub(super) named: u64,
     /// What it was told about `settled`; `None` where that is not known, as after a reconnect.
     pub(super) settled: Option<bool>,
 }
@@ -67,11 +71,25 @@ pub(super) struct DeltaFrame {
 }
 
 impl DeltaFrame {
+    /// The revision that the step leads to. It never goes back, even where the subscriber calls the same
+    /// contents by a later revision than we do.
+    fn to(&self) -> u64 {
+        self.from.max(self.head.revision())
+    }
+
+    /// What a subscriber holds that has taken it.
+    pub(super) fn sent(&self) -> Sent {
+        Sent { at: self.head.revision(), named: self.to(), settled: Some(self.head.settled()) }
+    }
+
     /// The encoded step; `encoded` is called by the one caller that had to encode it.
     pub(super) fn frame(&self, encoded: impl FnOnce()) -> Frame {
         let encode = || {
             encoded();
-            let delta = self.head.delta(self.from, &self.touched, self.committed_at);
+            let mut delta = self.head.delta(self.from, &self.touched, self.committed_at);
+            if let Some(position) = &mut delta.position {
+                position.revision = self.to();
+            }
             Frame::new(&SubscribeResponse { kind: Some(Kind::Delta(delta)) })
         };
         self.frame.get_or_init(encode).clone()
@@ -107,6 +125,8 @@ impl FullFrames {
 #[derive(Debug)]
 struct Step {
     revision: u64,
+    /// Nothing of it was there at this revision; what lies between was not seen one by one.
+    after: u64,
     digest: u64,
     touched: Arc<Touched>,
     committed_at: Instant,
@@ -116,9 +136,9 @@ struct Step {
 /// What is known of a revision and digest that a proxy names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Known {
-    /// The scope had exactly these contents.
-    Yes,
-    /// It is older than what the ring remembers.
+    /// The scope had exactly these contents, at this revision of the ring.
+    Yes(u64),
+    /// It is older than what the ring remembers, or between two revisions that it has seen.
     Forgotten,
     /// The scope never had these contents.
     No,
@@ -135,7 +155,8 @@ pub(super) struct ScopeFeed {
     keys: usize,
     capacity: usize,
     chunk_entries: usize,
-    deltas: HashMap<u64, Arc<DeltaFrame>>,
+    /// By what the subscriber holds, and what it calls that.
+    deltas: HashMap<(u64, u64), Arc<DeltaFrame>>,
     full: Option<Arc<FullFrames>>,
     changed: watch::Sender<u64>,
 }
@@ -193,6 +214,7 @@ impl ScopeFeed {
             self.keys += count(&touched);
             self.steps.push_back(Step {
                 revision: next.revision(),
+                after: publication.after,
                 digest: next.digest(),
                 touched: Arc::new(touched),
                 committed_at: publication.committed_at.0,
@@ -216,17 +238,28 @@ impl ScopeFeed {
         Ok(true)
     }
 
-    /// What is known of contents that a proxy says it holds.
+    /// What is known of contents that a proxy says it holds. A revision between two of the ring's has the
+    /// contents of the earlier one: another replica may name it, whose last change for proxies was another.
+    /// A revision older than the ring is known by its digest alone.
     pub(super) fn knows(&self, revision: u64, digest: u64) -> Known {
-        if revision < self.base.0 {
-            return Known::Forgotten;
+        let (base, at_base) = self.base;
+        if revision < base {
+            return self.with_digest(digest).map_or(Known::Forgotten, Known::Yes);
         }
-        let held = if revision == self.base.0 {
-            Some(self.base.1)
-        } else {
-            self.at(revision).map(|at| self.steps[at].digest)
-        };
-        if held == Some(digest) { Known::Yes } else { Known::No }
+        let next = self.steps.partition_point(|step| step.revision <= revision);
+        let last = next.checked_sub(1).and_then(|last| self.steps.get(last));
+        let (at, held) = last.map_or((base, at_base), |step| (step.revision, step.digest));
+        if held == digest {
+            return Known::Yes(at);
+        }
+        let unseen = self.steps.get(next).is_some_and(|step| step.after < revision);
+        if unseen { Known::Forgotten } else { Known::No }
+    }
+
+    /// The newest revision of the ring with these contents.
+    fn with_digest(&self, digest: u64) -> Option<u64> {
+        let step = self.steps.iter().rev().find(|step| step.digest == digest).map(|step| step.revision);
+        step.or_else(|| (self.base.1 == digest).then_some(self.base.0))
     }
 
     /// The newest revision of the registry whose effect on this scope is included in `applied`, where
@@ -237,7 +270,7 @@ impl ScopeFeed {
         }
         let next = self.steps.partition_point(|step| step.revision <= applied);
         match self.steps.get(next) {
-            Some(step) if applied >= self.base.0 => step.revision - 1,
+            Some(step) if applied >= self.base.0 => step.after.max(applied),
             _ => applied,
         }
     }
@@ -251,31 +284,32 @@ impl ScopeFeed {
     /// What a subscriber that holds `sent` is due.
     pub(super) fn due(&mut self, sent: Option<Sent>) -> Due {
         let Some(sent) = sent else { return Due::Full(self.everything()) };
-        if sent == (Sent { revision: self.head.revision(), settled: Some(self.head.settled()) }) {
+        if sent.at == self.head.revision() && sent.settled == Some(self.head.settled()) {
             return Due::Nothing;
         }
-        if let Some(frame) = self.deltas.get(&sent.revision) {
+        if let Some(frame) = self.deltas.get(&(sent.at, sent.named)) {
             return Due::Delta(frame.clone());
         }
-        let Some(touched) = self.touched_since(sent.revision, LARGEST_DELTA) else {
+        let Some(touched) = self.touched_since(sent.at, LARGEST_DELTA) else {
             return Due::Full(self.everything());
         };
         let frame = Arc::new(DeltaFrame {
-            from: sent.revision,
+            from: sent.named,
             head: self.head.clone(),
             touched,
             committed_at: self.steps.back().map_or(SystemTime::UNIX_EPOCH, |step| step.committed_wall),
             frame: OnceLock::new(),
         });
         if self.deltas.len() < MOST_DELTAS {
-            self.deltas.insert(sent.revision, frame.clone());
+            self.deltas.insert((sent.at, sent.named), frame.clone());
         }
         Due::Delta(frame)
     }
 
     /// What the contents are that `due` hands out as a full snapshot.
     pub(super) fn sent_by(full: &FullFrames) -> Sent {
-        Sent { revision: full.snapshot.revision(), settled: Some(full.snapshot.settled()) }
+        let revision = full.snapshot.revision();
+        Sent { at: revision, named: revision, settled: Some(full.snapshot.settled()) }
     }
 
     fn everything(&mut self) -> Arc<FullFrames> {

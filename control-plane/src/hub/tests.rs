@@ -66,7 +66,7 @@ impl Source {
         let (next, _) = self.head.change(change.clone(), self.newest, settled).expect("a sound change");
         self.head = next;
         let committed_at = (Now::read().monotonic, SystemTime::now());
-        Publication { revision: self.newest, change, settled, committed_at }
+        Publication { revision: self.newest, after: self.newest - 1, change, settled, committed_at }
     }
 
     fn forget(&self, number: u8) -> Change {

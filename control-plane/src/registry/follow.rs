@@ -11,10 +11,11 @@ use std::{
 };
 
 use futures_util::StreamExt;
+use tokio::sync::broadcast;
 use waypost_proto::v1::{self, EventKind};
 
 use super::{
-    InstancesChanged, Registry,
+    InstancesChanged, Registry, WATCH_BUFFER, greatest_epoch,
     state::{Applied, State},
 };
 use crate::store::{Commit, Loaded, StoreError, Watch};
@@ -23,6 +24,8 @@ use crate::store::{Commit, Loaded, StoreError, Watch};
 const BATCH: usize = 1024;
 /// How long to wait before the store is followed again after an error.
 const FOLLOW_AGAIN: Duration = Duration::from_millis(500);
+/// How many expiries are noted between two sweeps, at most.
+const MOST_EXPIRED: usize = 10_000;
 
 /// Follows the store as long as the registry lives.
 pub(super) async fn follow(registry: Weak<Registry>) {
@@ -41,6 +44,16 @@ async fn follow_watch(registry: &Weak<Registry>, watch: Watch) -> Option<StoreEr
         let mut failure = None;
         let good = |commit: Result<_, StoreError>| commit.map_err(|error| failure = Some(error)).ok();
         let commits: Vec<Arc<Commit>> = chunk.into_iter().map_while(good).collect();
+        if let Some(back) = registry.goes_back(&commits) {
+            tracing::warn!(revision = back, "the store's revisions go back, loading it again");
+            return match registry.store.load().await {
+                Ok(loaded) => {
+                    registry.catch_up(loaded);
+                    Some(StoreError::Unavailable("its revisions went back".to_owned()))
+                }
+                Err(error) => Some(error),
+            };
+        }
         registry.apply(&commits);
         if failure.is_some() {
             return failure;
@@ -54,17 +67,32 @@ async fn follow_watch(registry: &Weak<Registry>, watch: Watch) -> Option<StoreEr
 async fn resume(registry: &Weak<Registry>, mut failure: Option<StoreError>) -> Option<Watch> {
     loop {
         if let Some(error) = &failure {
+            let stopping = {
+                let registry = registry.upgrade()?;
+                registry.store.unwatched(error);
+                registry.stopping.clone()
+            };
+            // At the end the store may well be gone first, which is nobody's concern then.
+            if stopping.is_cancelled() {
+                return None;
+            }
             tracing::warn!(%error, "the store cannot be followed, trying again");
-            tokio::time::sleep(FOLLOW_AGAIN).await;
+            tokio::select! {
+                () = tokio::time::sleep(FOLLOW_AGAIN) => {}
+                () = stopping.cancelled() => return None,
+            }
         }
         let registry = registry.upgrade()?;
         let after = registry.view().revision();
         match registry.store.watch(after).await {
-            Ok(watch) => return Some(watch),
+            Ok(watch) => {
+                registry.store.watched();
+                return Some(watch);
+            }
             Err(StoreError::Compacted { oldest }) => {
                 tracing::info!(after, oldest, "the store no longer remembers all changes, loading it again");
                 let loaded = registry.store.load().await;
-                failure = loaded.and_then(|loaded| registry.catch_up(loaded)).err();
+                failure = loaded.map(|loaded| registry.catch_up(loaded)).err();
             }
             Err(error) => failure = Some(error),
         }
@@ -92,6 +120,7 @@ impl Registry {
         let mut state = self.state.lock();
         let mut results = Vec::with_capacity(commits.len());
         for commit in commits {
+            self.note_expiry(&state, commit);
             let applied = state.apply(commit);
             self.epochs.fetch_max(commit.event.as_ref().map_or(0, |event| event.epoch), Ordering::AcqRel);
             log(commit);
@@ -100,18 +129,54 @@ impl Registry {
         self.show(&state, results);
     }
 
-    /// Applies all that a store holds, where the commits in between are not remembered.
-    fn catch_up(&self, loaded: Loaded) -> Result<(), StoreError> {
-        let mut state = self.state.lock();
-        if *loaded.history != *state.view().history() {
-            let message = "it has begun a new history; restart this control plane to follow it";
-            return Err(StoreError::Unavailable(message.to_owned()));
+    /// The first revision that should have come long ago; a store that has lost its data counts anew.
+    fn goes_back(&self, commits: &[Arc<Commit>]) -> Option<u64> {
+        let mut newest = self.view().revision();
+        for commit in commits {
+            if commit.revision <= newest {
+                return Some(commit.revision);
+            }
+            newest = commit.revision;
         }
-        let greatest = loaded.records.iter().map(|record| record.epoch).max().unwrap_or(0);
-        self.epochs.fetch_max(greatest, Ordering::AcqRel);
-        let applied = state.catch_up(loaded, self.now());
-        self.show(&state, applied);
-        Ok(())
+        None
+    }
+
+    /// A lease that another replica has found to be lapsed counts for our own judgement as well.
+    fn note_expiry(&self, state: &State, commit: &Commit) {
+        let Some(event) = commit.event.as_ref().filter(|event| event.kind == EventKind::Expired) else {
+            return;
+        };
+        if state.view().record(&event.instance).is_some_and(|record| record.suspect.is_none()) {
+            let mut expired = self.expired.lock();
+            if expired.len() < MOST_EXPIRED {
+                expired.push((event.instance.clone(), commit.at.monotonic));
+            }
+        }
+    }
+
+    /// Applies all that a store holds, where the commits in between are not remembered. A store that has begun
+    /// a new history has lost what it held: then everything begins anew, and what is missing is not known to
+    /// be gone.
+    fn catch_up(&self, loaded: Loaded) {
+        let now = self.now();
+        self.epochs.fetch_max(greatest_epoch(&loaded), Ordering::AcqRel);
+        let mut state = self.state.lock();
+        if *loaded.history == *state.view().history() {
+            let applied = state.catch_up(loaded, now);
+            return self.show(&state, vec![applied]);
+        }
+        tracing::error!(
+            lost = state.view().history(),
+            found = &*loaded.history,
+            revision = loaded.revision,
+            "the store has begun a new history, what it held before is lost; clients register again by themselves"
+        );
+        *state = State::load(loaded, self.options.limits(), now);
+        *self.began.lock() = now.monotonic;
+        // Whoever follows the old history is cut off, and asks again.
+        self.feeds.lock().clear();
+        *self.changes.lock() = broadcast::Sender::new(WATCH_BUFFER);
+        self.show(&state, Vec::new());
     }
 
     /// Shows the state: the view, then what waits for it. Called under the state's lock, so that a feed that
@@ -139,9 +204,10 @@ impl Registry {
         }
         drop(feeds);
         self.applied.send_replace(revision);
-        if !keys.is_empty() && self.changes.receiver_count() > 0 {
+        let changes = self.changes.lock();
+        if !keys.is_empty() && changes.receiver_count() > 0 {
             // Nobody may be listening any more, which is no failure.
-            let _ = self.changes.send(Arc::new(InstancesChanged { revision, keys }));
+            let _ = changes.send(Arc::new(InstancesChanged { revision, keys }));
         }
     }
 }

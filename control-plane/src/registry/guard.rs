@@ -88,6 +88,11 @@ impl Guard {
         verdicts
     }
 
+    /// Counts a lease that another replica has expired.
+    pub(super) fn note(&mut self, key: &InstanceKey, at: Instant) {
+        self.lapsed.entry(key.service().clone()).or_default().insert(key.clone(), at);
+    }
+
     /// Drops what is too old to count, whatever the window: nothing outlives the longest lease.
     pub(super) fn forget_before(&mut self, limit: Instant) {
         self.lapsed.retain(|_, recent| {

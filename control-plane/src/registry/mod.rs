@@ -13,11 +13,14 @@
 //!
 //! Deliberately absent: gRPC and HTTP; and any state that the store does not have, the event history aside.
 
+mod contact;
+mod deadlines;
 mod follow;
 mod guard;
 mod missing;
 mod plan;
 mod query;
+pub mod reserved;
 mod state;
 mod sweep;
 mod view;
@@ -25,7 +28,7 @@ mod view;
 use std::{
     sync::{
         Arc,
-        atomic::{AtomicU64, Ordering},
+        atomic::{AtomicI64, AtomicU64, Ordering},
     },
     time::{Duration, Instant, SystemTime},
 };
@@ -41,10 +44,14 @@ use waypost_proto::{
     v1::{self, BeatOutcome, InstanceState},
 };
 
-pub use self::view::View;
-use self::{plan::Plan, state::State};
+use self::{
+    contact::Contact,
+    plan::Plan,
+    state::{Limits, State},
+};
+pub use self::{contact::Lost, query::inside, view::View};
 pub use crate::store::Health;
-use crate::store::{Now, Override, Renewal, Store, StoreError};
+use crate::store::{Loaded, Mutation, Now, Override, Renewal, Store, StoreError};
 
 /// How many changes a watch can lag behind.
 const WATCH_BUFFER: usize = 4096;
@@ -54,6 +61,8 @@ const BEATS_AT_ONCE: usize = 256;
 const ATTEMPTS: usize = 64;
 /// How long an operation waits until its own change comes back from the store.
 const COMES_BACK: Duration = Duration::from_secs(10);
+/// How far the clocks of replicas may differ.
+const CLOCKS_DIFFER: Duration = Duration::from_secs(300);
 const MIN_OVERRIDE: Duration = Duration::from_secs(1);
 const MAX_OVERRIDE: Duration = Duration::from_secs(7 * 24 * 3600);
 
@@ -73,8 +82,20 @@ pub struct Options {
     pub suspect_hold: Duration,
     /// Over what time expiries are counted together; `None`: the length of the lease that lapses.
     pub suspect_window: Option<Duration>,
+    /// Whether other control planes may use the same store; their clocks may differ from ours.
+    pub shared: bool,
+    /// An operation of the store that takes longer than this counts as a gap, after which no lease expires
+    /// before it has had its full length again.
+    pub store_limit: Duration,
     /// Tells the time.
     pub clock: Clock,
+}
+
+impl Options {
+    fn limits(&self) -> Limits {
+        let allowance = if self.shared { CLOCKS_DIFFER } else { Duration::ZERO };
+        Limits { history: self.history_limit, retention: self.retention, allowance }
+    }
 }
 
 impl Default for Options {
@@ -85,6 +106,8 @@ impl Default for Options {
             history_limit: 10_000,
             suspect_hold: Duration::from_secs(300),
             suspect_window: None,
+            shared: false,
+            store_limit: Duration::from_secs(5),
             clock: Arc::new(|| Now { monotonic: Instant::now(), wall: SystemTime::now() }),
         }
     }
@@ -132,6 +155,9 @@ pub struct BeatResult {
 pub struct Publication {
     /// The revision after it.
     pub revision: u64,
+    /// Nothing of it was there at this revision. It is the one before `revision`, except where the commits
+    /// between the two were not seen one by one.
+    pub after: u64,
     /// What changes; empty where only `settled` does.
     pub change: Change,
     /// When it was committed.
@@ -151,17 +177,24 @@ pub struct InstancesChanged {
 
 /// The registry.
 pub struct Registry {
-    store: Arc<dyn Store>,
+    store: Contact,
     options: Options,
-    opened_at: Instant,
+    /// When this history was first seen.
+    began: Mutex<Instant>,
     state: Mutex<State>,
     view: RwLock<Arc<View>>,
     feeds: Mutex<Vec<mpsc::UnboundedSender<Publication>>>,
-    changes: broadcast::Sender<Arc<InstancesChanged>>,
+    changes: Mutex<broadcast::Sender<Arc<InstancesChanged>>>,
     /// The revision of the view, for those who wait for one.
     applied: watch::Sender<u64>,
     /// The greatest epoch that is known.
     epochs: AtomicU64,
+    /// How far the store's clock is ahead of ours, in microseconds, as far as our own commits have shown.
+    store_ahead: AtomicI64,
+    /// Leases that were found to be lapsed, by whichever replica, since the last sweep.
+    expired: Mutex<Vec<(InstanceKey, Instant)>>,
+    /// Cancelled when the control plane stops.
+    stopping: CancellationToken,
 }
 
 impl Registry {
@@ -170,21 +203,25 @@ impl Registry {
     /// # Errors
     /// The store cannot be read.
     pub async fn open(store: Arc<dyn Store>, options: Options) -> Result<Arc<Self>, Error> {
+        let store = Contact::new(store, options.clock.clone(), options.store_limit);
         let loaded = store.load().await?;
         let now = (options.clock)();
-        let epochs = loaded.records.iter().map(|record| record.epoch).max().unwrap_or(0);
-        let state = State::load(loaded, options.history_limit, now);
+        let epochs = greatest_epoch(&loaded);
+        let state = State::load(loaded, options.limits(), now);
         let view = state.view().clone();
         let registry = Arc::new(Self {
             store,
             options,
-            opened_at: now.monotonic,
+            began: Mutex::new(now.monotonic),
             applied: watch::Sender::new(view.revision()),
             view: RwLock::new(Arc::new(view)),
             state: Mutex::new(state),
             feeds: Mutex::default(),
-            changes: broadcast::Sender::new(WATCH_BUFFER),
+            changes: Mutex::new(broadcast::Sender::new(WATCH_BUFFER)),
             epochs: AtomicU64::new(epochs),
+            store_ahead: AtomicI64::new(0),
+            expired: Mutex::default(),
+            stopping: CancellationToken::new(),
         });
         tokio::spawn(follow::follow(Arc::downgrade(&registry)));
         Ok(registry)
@@ -202,12 +239,14 @@ impl Registry {
         client: &str,
     ) -> Result<Registered, Error> {
         let key = spec.key.clone();
-        let now = self.now();
-        let grown = |greatest: u64| Some(plan::next_epoch(greatest, now));
-        let before = self.epochs.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown);
-        let epoch = plan::next_epoch(before.unwrap_or_default(), now);
-        let revision =
-            self.change(|view, now| Ok(plan::register(view, spec.clone(), ttl, client, epoch, now))).await?;
+        let epoch = AtomicU64::new(0);
+        let plan = |view: &View, now: Now| {
+            // Each attempt has seen more of what the other replicas do.
+            epoch.store(self.next_epoch(now), Ordering::Release);
+            Ok(plan::register(view, spec.clone(), ttl, client, epoch.load(Ordering::Acquire), now))
+        };
+        let revision = self.change(plan).await?;
+        let epoch = epoch.into_inner();
         let view = self.view();
         // Somebody else may have removed or replaced it since. The registration was made all the same, and
         // its next beat tells the client.
@@ -281,7 +320,8 @@ impl Registry {
         word: Option<(InstanceState, Duration, String)>,
         actor: &str,
     ) -> Result<(v1::Instance, u64), Error> {
-        let word = word.map(|word| checked_override(word, self.now())).transpose()?;
+        let now = self.planning_time(self.now());
+        let word = word.map(|word| checked_override(word, now)).transpose()?;
         let revision = self.change(|view, _| plan::set_override(view, key, word.as_ref(), actor)).await?;
         let instance = self.view().instance(key).ok_or_else(|| gone_again(key))?;
         Ok((instance, revision))
@@ -303,12 +343,25 @@ impl Registry {
 
     /// Every change of an instance from now on. A receiver that lags lists again.
     pub fn watch_instances(&self) -> broadcast::Receiver<Arc<InstancesChanged>> {
-        self.changes.subscribe()
+        self.changes.lock().subscribe()
     }
 
     /// Expires leases, ends overrides and settling, and forgets empty services, until `shutdown`.
     pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
         sweep::run(&self, shutdown).await;
+        self.stopping.cancel();
+    }
+
+    /// Since when the store is gone and why; `None` while it is there.
+    pub fn lost(&self) -> Option<Lost> {
+        self.store.lost()
+    }
+
+    /// Waits until the view has reached a revision; `false` if it does not within `patience`.
+    pub async fn reach(&self, revision: u64, patience: Duration) -> bool {
+        let mut applied = self.applied.subscribe();
+        let reached = tokio::time::timeout(patience, applied.wait_for(|applied| *applied >= revision)).await;
+        matches!(reached, Ok(Ok(_)))
     }
 
     async fn beaten(&self, beat: &Beat, renewal: Renewal, now: Now) -> Result<BeatOutcome, Error> {
@@ -332,16 +385,55 @@ impl Registry {
         (self.options.clock)()
     }
 
+    /// The time by which changes are planned: the store's as far as it is known, and never before what is
+    /// known to have happened. So clocks that disagree do not turn the order of things around.
+    fn planning_time(&self, now: Now) -> Now {
+        let ahead = self.store_ahead.load(Ordering::Acquire);
+        let shift = Duration::from_micros(ahead.unsigned_abs());
+        let wall = if ahead < 0 { now.wall.checked_sub(shift) } else { now.wall.checked_add(shift) };
+        let wall = wall.unwrap_or(now.wall);
+        let newest = self.view().events.back().map_or(wall, |past| past.at);
+        Now { monotonic: now.monotonic, wall: wall.max(newest) }
+    }
+
+    /// Learns from a commit of our own how far the store's clock is ahead of ours.
+    fn learn_time(&self, revision: u64, asked: Now, ours: Now) {
+        let view = self.view();
+        let past = view.events.iter().rev().take_while(|past| past.revision >= revision).last();
+        let Some(past) = past.filter(|past| past.revision == revision && past.at != asked.wall) else {
+            return;
+        };
+        let micros = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
+        let ahead =
+            past.at.duration_since(ours.wall).map_or_else(|behind| -micros(behind.duration()), micros);
+        self.store_ahead.store(ahead, Ordering::Release);
+    }
+
+    fn next_epoch(&self, now: Now) -> u64 {
+        let grown = |greatest: u64| Some(plan::next_epoch(greatest, now));
+        let before = self.epochs.fetch_update(Ordering::AcqRel, Ordering::Acquire, grown);
+        plan::next_epoch(before.unwrap_or_default(), now)
+    }
+
+    /// Commits what nobody waits for, not even for its coming back.
+    async fn commit(&self, mutation: Mutation, now: Now) -> Result<u64, StoreError> {
+        self.store.commit(mutation, self.planning_time(now)).await
+    }
+
     /// Makes a plan and commits it, again and again while others change the same record.
     async fn change(&self, plan: impl Fn(&View, Now) -> Result<Plan, Error>) -> Result<u64, Error> {
         for _ in 0..ATTEMPTS {
-            let now = self.now();
+            let ours = self.now();
+            let now = self.planning_time(ours);
             let mutation = match plan(&self.view(), now)? {
                 Plan::Done(revision) => return Ok(revision),
                 Plan::Commit(mutation) => mutation,
             };
             match self.store.commit(*mutation, now).await {
-                Ok(revision) if self.wait_for(revision).await => return Ok(revision),
+                Ok(revision) if self.wait_for(revision).await => {
+                    self.learn_time(revision, now, ours);
+                    return Ok(revision);
+                }
                 Err(StoreError::Conflict { revision, .. }) if self.wait_for(revision).await => {}
                 Ok(revision) | Err(StoreError::Conflict { revision, .. }) => {
                     return Err(Error::new(
@@ -363,11 +455,14 @@ impl Registry {
 
     /// Waits until the view has reached a revision; `false` if it does not in time.
     async fn wait_for(&self, revision: u64) -> bool {
-        let mut applied = self.applied.subscribe();
-        let reached =
-            tokio::time::timeout(COMES_BACK, applied.wait_for(|applied| *applied >= revision)).await;
-        matches!(reached, Ok(Ok(_)))
+        self.reach(revision, COMES_BACK).await
     }
+}
+
+/// The greatest epoch that is known of; that of an instance which has left is in its events.
+fn greatest_epoch(loaded: &Loaded) -> u64 {
+    let events = loaded.events.iter().map(|past| past.event.epoch);
+    loaded.records.iter().map(|record| record.epoch).chain(events).max().unwrap_or(0)
 }
 
 fn checked_override(
@@ -397,5 +492,7 @@ fn gone_again(key: &InstanceKey) -> Error {
     )
 }
 
+#[cfg(test)]
+mod replica_tests;
 #[cfg(test)]
 mod tests;

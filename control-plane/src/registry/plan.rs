@@ -174,9 +174,8 @@ pub(super) fn set_override(
 }
 
 /// Ends an override whose time is over. `Done` if another one is in force by now.
-pub(super) fn end_override(view: &View, key: &InstanceKey, now: Now) -> Plan {
-    let over =
-        |record: &&Arc<Record>| record.overridden.as_ref().is_some_and(|word| word.expires_at <= now.wall);
+pub(super) fn end_override(view: &View, key: &InstanceKey, ended: &Override) -> Plan {
+    let over = |record: &&Arc<Record>| record.overridden.as_ref() == Some(ended);
     let Some(before) = view.record(key).filter(over) else { return Plan::Done(view.revision()) };
     let mut after = Record::clone(before);
     after.overridden = None;
@@ -190,7 +189,8 @@ pub(super) fn lapse(view: &View, key: &InstanceKey, epoch: u64, lapse: Lapse, no
     let Some(before) = view.record(key).filter(|record| record.epoch == epoch) else {
         return Plan::Done(view.revision());
     };
-    let silent = now.wall.duration_since(before.renewed.get()).unwrap_or_default();
+    // Another replica may have taken the last beat, which is not noted here.
+    let silent = now.wall.duration_since(before.renewed.get()).unwrap_or_default().max(before.ttl);
     let silent = format!("no heartbeat for {}", seconds(silent));
     let actor = Arc::from(CONTROL_PLANE);
     match lapse {

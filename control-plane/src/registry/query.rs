@@ -17,6 +17,7 @@ use waypost_proto::{
 
 use super::{
     missing,
+    reserved::is_reserved,
     view::{Summary, View},
 };
 use crate::{
@@ -143,7 +144,7 @@ impl View {
         let since = request.since.as_ref().map(time::system_time);
         let matches = |past: &&Arc<PastEvent>| {
             let key = &past.event.instance;
-            (request.namespace.is_empty() || key.service().namespace() == request.namespace)
+            inside(&request.namespace, key.service())
                 && (request.service.is_empty() || key.service().name() == request.service)
                 && (request.instance.is_empty() || key.id() == request.instance)
                 && since.is_none_or(|since| past.at >= since)
@@ -167,9 +168,7 @@ impl View {
             let key = ServiceKey::new(namespace, name)?;
             return Ok(self.services.get_key_value(&key).into_iter().collect());
         }
-        let matches = |key: &ServiceKey| {
-            (namespace.is_empty() || key.namespace() == namespace) && (name.is_empty() || key.name() == name)
-        };
+        let matches = |key: &ServiceKey| inside(namespace, key) && (name.is_empty() || key.name() == name);
         Ok(self.services.iter().filter(|(key, _)| matches(key)).collect())
     }
 
@@ -200,6 +199,11 @@ impl View {
             conflicts: self.lost_by(key).map(|(_, lost)| lost.to_wire(key)).collect(),
         }
     }
+}
+
+/// Whether a service is in a namespace; where none is named, in any but the reserved one.
+pub fn inside(namespace: &str, service: &ServiceKey) -> bool {
+    if namespace.is_empty() { !is_reserved(service) } else { service.namespace() == namespace }
 }
 
 /// Checks names that select; an empty one selects all.

@@ -7,17 +7,19 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, Instant},
 };
 
 use waypost_proto::{
     name::{InstanceKey, ServiceKey},
-    snapshot::{Change, Snapshot},
+    snapshot::{Change, Snapshot, Touched},
     v1,
 };
 
 use super::{
     Publication,
+    deadlines::{Deadlines, Due, Seen},
+    reserved::is_reserved,
     view::{LostClaim, Summary, View},
 };
 use crate::{
@@ -25,26 +27,26 @@ use crate::{
     store::{Commit, EmptyService, Loaded, Now, PastEvent, Record, Written},
 };
 
-/// What follows from one commit.
+/// What follows from one commit, or from all that a store holds.
 #[derive(Debug, Default)]
 pub(super) struct Applied {
     /// For proxies, if it matters to them.
     pub(super) publication: Option<Publication>,
-    /// The instance that changed, came or left.
-    pub(super) changed: Option<InstanceKey>,
+    /// The instances that changed, came or left.
+    pub(super) changed: Vec<InstanceKey>,
     /// The claims that lost by this, and had not before.
     pub(super) new_conflicts: Vec<v1::Conflict>,
 }
 
-/// What ends by itself, by the wall clock.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Due {
-    /// Instances whose override has ended.
-    pub(super) overrides: Vec<InstanceKey>,
-    /// Services that have been empty for longer than they are kept.
-    pub(super) services: Vec<ServiceKey>,
-    /// When the next thing ends.
-    pub(super) next: Option<SystemTime>,
+/// How much is kept, and for how long.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    /// The number of events.
+    pub(super) history: usize,
+    /// How long services without instances are kept.
+    pub(super) retention: Duration,
+    /// How far the clocks of replicas may differ.
+    pub(super) allowance: Duration,
 }
 
 /// The state.
@@ -52,11 +54,8 @@ pub(super) struct Due {
 pub(super) struct State {
     view: View,
     compiler: Compiler,
-    /// By when they end.
-    overrides: BTreeSet<(SystemTime, InstanceKey)>,
-    /// By when they were emptied.
-    empty_services: BTreeSet<(SystemTime, ServiceKey)>,
-    history_limit: usize,
+    deadlines: Deadlines,
+    limits: Limits,
 }
 
 enum Step {
@@ -64,17 +63,29 @@ enum Step {
     Keep(Arc<EmptyService>),
 }
 
+/// What a step does.
+#[derive(Debug, Default)]
+struct Stepped {
+    /// To what proxies know.
+    change: Change,
+    /// Whether what is missing is known to be gone from now on, and was not before.
+    completed: bool,
+    changed: Option<InstanceKey>,
+    new_conflicts: Vec<v1::Conflict>,
+}
+
 impl State {
-    /// What a store holds. `history_limit` is the number of events that are kept.
-    pub(super) fn load(loaded: Loaded, history_limit: usize, at: Now) -> Self {
+    /// What a store holds.
+    pub(super) fn load(loaded: Loaded, limits: Limits, at: Now) -> Self {
         let mut state = Self {
             view: View::empty(loaded.history.clone()),
             compiler: Compiler::default(),
-            overrides: BTreeSet::new(),
-            empty_services: BTreeSet::new(),
-            history_limit,
+            deadlines: Deadlines::new(limits.retention, limits.allowance),
+            limits,
         };
         state.catch_up(loaded, at);
+        // Which revision was the last to matter is not known; that these are the contents here is.
+        state.view.head = state.view.revision;
         state
     }
 
@@ -85,9 +96,11 @@ impl State {
 
     /// All that proxies need as of now.
     pub(super) fn snapshot(&self) -> Snapshot {
+        let routed = |service: &&ServiceKey| !is_reserved(service);
+        let instances = self.view.instances.values().filter(|record| routed(&record.key().service()));
         let change = Change {
-            services: self.view.services.keys().cloned().collect(),
-            instances: self.view.instances.values().map(|record| record.endpoint()).collect(),
+            services: self.view.services.keys().filter(routed).cloned().collect(),
+            instances: instances.map(|record| record.endpoint()).collect(),
             routes: self.view.routes.values().map(|election| (*election.route).clone()).collect(),
             ..Change::default()
         };
@@ -99,51 +112,96 @@ impl State {
 
     /// Takes the next commit.
     pub(super) fn apply(&mut self, commit: &Commit) -> Applied {
-        let applied = self.step(&Step::Write(commit.written.clone()), commit.revision, commit.at);
+        let seen = Seen::Committed(commit.at);
+        let Stepped { change, completed, changed, new_conflicts } =
+            self.step(&Step::Write(commit.written.clone()), commit.revision, seen);
+        let after = commit.revision.saturating_sub(1);
+        let publication = self.publication(change, completed, after, commit.at);
         if let Some(event) = &commit.event {
             let past = PastEvent { revision: commit.revision, at: commit.at.wall, event: event.clone() };
             self.remember(Arc::new(past));
         }
-        applied
+        Applied { publication, changed: changed.into_iter().collect(), new_conflicts }
     }
 
-    fn remember(&mut self, past: Arc<PastEvent>) {
+    /// Keeps an event. The order is that of the commits, whatever the clocks of those who made them say.
+    fn remember(&mut self, mut past: Arc<PastEvent>) {
+        if let Some(newest) = self.view.events.back().filter(|newest| newest.at > past.at) {
+            past = Arc::new(PastEvent { at: newest.at, ..PastEvent::clone(&past) });
+        }
         self.view.events.push_back(past);
-        while self.view.events.len() > self.history_limit {
+        while self.view.events.len() > self.limits.history {
             self.view.events.pop_front();
         }
     }
 
-    /// Takes all that a store holds, in place of commits that it no longer remembers. Each difference stands
-    /// for at least one of these commits, and takes the place of one in the order of revisions.
-    pub(super) fn catch_up(&mut self, mut loaded: Loaded, at: Now) -> Vec<Applied> {
+    /// Takes all that a store holds, in place of commits that it no longer remembers. All differences are one
+    /// change, at the revision that was loaded: the contents at those in between are not known.
+    pub(super) fn catch_up(&mut self, mut loaded: Loaded, at: Now) -> Applied {
         let revision = loaded.revision;
         let known = self.view.revision;
         let missed = std::mem::take(&mut loaded.events).into_iter();
         missed.filter(|past| past.revision > known).for_each(|past| self.remember(past));
         let steps = self.differences(loaded);
-        let count = steps.len() as u64;
-        let apply = |(index, step): (u64, Step)| {
-            let place = revision.saturating_sub(count - 1 - index).max(self.view.revision);
-            self.step(&step, place, at)
-        };
-        let applied = (0..).zip(steps).map(apply).collect();
+        let mut applied = Applied::default();
+        let mut touched = Touched::default();
+        let mut completed = false;
+        for step in steps {
+            let stepped = self.step(&step, revision, Seen::Loaded(at));
+            completed |= stepped.completed;
+            note(&mut touched, stepped.change);
+            applied.changed.extend(stepped.changed);
+            applied.new_conflicts.extend(stepped.new_conflicts);
+        }
         self.view.revision = revision;
+        let change = self.change_of(touched);
+        applied.publication = self.publication(change, completed, known, at);
         applied
     }
 
-    /// What ends by itself at or before `now`, where empty services are kept since `kept_since`.
-    pub(super) fn due(&self, now: SystemTime, kept_since: SystemTime) -> Due {
-        let ended = self.overrides.iter().take_while(|(at, _)| *at <= now);
-        let old = self.empty_services.iter().take_while(|(at, _)| *at <= kept_since);
-        let kept = now.duration_since(kept_since).unwrap_or_default();
-        let next_override = self.overrides.iter().map(|(at, _)| *at).find(|at| *at > now);
-        let next_service = self.empty_services.iter().map(|(at, _)| *at).find(|at| *at > kept_since);
-        Due {
-            overrides: ended.map(|(_, key)| key.clone()).collect(),
-            services: old.map(|(_, key)| key.clone()).collect(),
-            next: next_override.into_iter().chain(next_service.map(|at| at + kept)).min(),
+    /// What ends by itself at or before `now`.
+    pub(super) fn due(&self, now: Instant) -> Due {
+        self.deadlines.due(now)
+    }
+
+    /// What proxies are told, if it matters to them: the view's revision is the newest that did then.
+    fn publication(&mut self, change: Change, completed: bool, after: u64, at: Now) -> Option<Publication> {
+        if !completed && change.is_empty() {
+            return None;
         }
+        self.view.head = self.view.revision;
+        Some(Publication {
+            revision: self.view.revision,
+            after,
+            change,
+            committed_at: (at.monotonic, at.wall),
+            settled: self.view.settled,
+        })
+    }
+
+    /// How what was touched is now.
+    fn change_of(&self, touched: Touched) -> Change {
+        let mut change = Change::default();
+        for key in touched.services {
+            if self.view.services.contains_key(&key) {
+                change.services.push(key);
+            } else {
+                change.removed_services.push(key);
+            }
+        }
+        for key in touched.instances {
+            match self.view.record(&key) {
+                Some(record) => change.instances.push(record.endpoint()),
+                None => change.removed_instances.push(key),
+            }
+        }
+        for id in touched.routes {
+            match self.view.routes.get(&id) {
+                Some(election) => change.routes.push((*election.route).clone()),
+                None => change.removed_routes.push(id),
+            }
+        }
+        change
     }
 
     /// The steps from here to what a store holds. New instances come before old ones go, so that no service
@@ -185,22 +243,22 @@ impl State {
         steps
     }
 
-    fn step(&mut self, step: &Step, revision: u64, at: Now) -> Applied {
+    fn step(&mut self, step: &Step, revision: u64, seen: Seen) -> Stepped {
         let mut changed = None;
         let mut completed = false;
         let compiled = match step {
             Step::Write(Written::Put(record)) => {
                 changed = Some(record.key().clone());
-                self.put(record)
+                self.put(record, seen)
             }
             Step::Write(Written::Removed { key, emptied }) => {
                 changed = Some(key.clone());
-                self.remove(key, emptied.as_ref())
+                self.remove(key, emptied.as_ref(), seen)
             }
             Step::Write(Written::Forgotten(service)) => {
                 self.fill(service);
                 self.view.services.remove(service);
-                self.compiler.forget(service)
+                if is_reserved(service) { Compiled::default() } else { self.compiler.forget(service) }
             }
             Step::Write(Written::Completed) => {
                 completed = !self.view.settled;
@@ -208,27 +266,17 @@ impl State {
                 Compiled::default()
             }
             Step::Keep(empty) => {
-                self.empty(empty);
-                self.compiler.keep(empty.clone())
+                self.empty(empty, seen);
+                if is_reserved(&empty.key) { Compiled::default() } else { self.compiler.keep(empty.clone()) }
             }
         };
         self.view.revision = revision;
         let new_conflicts =
             compiled.elections.into_iter().flat_map(|election| self.reelect(election)).collect();
-        let matters = completed || !compiled.change.is_empty();
-        let publication = matters.then(|| {
-            self.view.head = revision;
-            Publication {
-                revision,
-                change: compiled.change,
-                committed_at: (at.monotonic, at.wall),
-                settled: self.view.settled,
-            }
-        });
-        Applied { publication, changed, new_conflicts }
+        Stepped { change: compiled.change, completed, changed, new_conflicts }
     }
 
-    fn put(&mut self, record: &Arc<Record>) -> Compiled {
+    fn put(&mut self, record: &Arc<Record>, seen: Seen) -> Compiled {
         let key = record.key();
         self.fill(key.service());
         let before = self.view.instances.insert(key.clone(), record.clone());
@@ -239,37 +287,32 @@ impl State {
             *summary.count(before.state()) -= 1;
         }
         *summary.count(record.state()) += 1;
-        if let Some(before) = &before {
-            self.forget_override(before);
-        }
-        if let Some(word) = &record.overridden {
-            self.overrides.insert((word.expires_at, key.clone()));
+        self.deadlines.put(record, seen);
+        if is_reserved(key.service()) {
+            return Compiled::default();
         }
         self.compiler.put(before.as_deref(), record)
     }
 
-    fn remove(&mut self, key: &InstanceKey, emptied: Option<&Arc<EmptyService>>) -> Compiled {
+    fn remove(&mut self, key: &InstanceKey, emptied: Option<&Arc<EmptyService>>, seen: Seen) -> Compiled {
         let Some(before) = self.view.instances.remove(key) else { return Compiled::default() };
-        self.forget_override(&before);
+        self.deadlines.remove(key);
         if let Some(summary) = self.view.services.get_mut(key.service()) {
             *Arc::make_mut(summary).count(before.state()) -= 1;
         }
         if let Some(empty) = emptied {
-            self.empty(empty);
+            self.empty(empty, seen);
+        }
+        if is_reserved(key.service()) {
+            return Compiled::default();
         }
         self.compiler.remove(&before, emptied.cloned())
     }
 
-    fn forget_override(&mut self, record: &Record) {
-        if let Some(word) = &record.overridden {
-            self.overrides.remove(&(word.expires_at, record.key().clone()));
-        }
-    }
-
     /// A service is without instances from now on.
-    fn empty(&mut self, empty: &Arc<EmptyService>) {
+    fn empty(&mut self, empty: &Arc<EmptyService>, seen: Seen) {
         self.fill(&empty.key);
-        self.empty_services.insert((empty.emptied_at, empty.key.clone()));
+        self.deadlines.empty(empty, seen);
         let fresh = || Arc::new(Summary { since: empty.since, counts: [0; 4], empty: None });
         let summary = self.view.services.entry(empty.key.clone()).or_insert_with(fresh);
         Arc::make_mut(summary).empty = Some(empty.clone());
@@ -279,9 +322,8 @@ impl State {
     fn fill(&mut self, service: &ServiceKey) {
         if self.view.services.get(service).is_some_and(|summary| summary.empty.is_some()) {
             let summary = self.view.services.get_mut(service).expect("it was there a line ago");
-            if let Some(empty) = Arc::make_mut(summary).empty.take() {
-                self.empty_services.remove(&(empty.emptied_at, service.clone()));
-            }
+            Arc::make_mut(summary).empty = None;
+            self.deadlines.fill(service);
         }
     }
 
@@ -305,6 +347,15 @@ impl State {
         let new = after.shadowed.iter().filter(|lost| !known(&lost.service));
         new.map(|lost| after.conflict(&lost.service)).collect()
     }
+}
+
+/// Notes what a change touches.
+fn note(touched: &mut Touched, change: Change) {
+    touched.services.extend(change.services.into_iter().chain(change.removed_services));
+    touched.instances.extend(change.instances.into_iter().map(|endpoint| endpoint.key));
+    touched.instances.extend(change.removed_instances);
+    touched.routes.extend(change.routes.into_iter().map(|route| route.id));
+    touched.routes.extend(change.removed_routes);
 }
 
 #[cfg(test)]

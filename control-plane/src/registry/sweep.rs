@@ -9,7 +9,8 @@
 
 use std::{
     collections::BTreeMap,
-    time::{Duration, Instant, SystemTime},
+    sync::Arc,
+    time::{Duration, Instant},
 };
 
 use tokio_util::sync::CancellationToken;
@@ -19,8 +20,9 @@ use super::{
     Registry,
     guard::{Guard, Standing, Verdict},
     plan::{self, Lapse, Plan},
+    reserved::is_reserved,
 };
-use crate::store::{LeaseStatus, Mutation, Now, StoreError};
+use crate::store::{LeaseStatus, Mutation, Now, Record, StoreError};
 
 /// The shortest sleep, so that deadlines that are close together are swept together.
 const GRANULARITY: Duration = Duration::from_millis(20);
@@ -87,19 +89,19 @@ impl<'a> Sweep<'a> {
         } else {
             self.leases(now).await?
         };
-        let wall = self.by_wall_clock(now).await?;
-        Ok([settling, leases, wall].into_iter().flatten().min())
+        let ends = self.ends(now).await?;
+        Ok([settling, leases, ends].into_iter().flatten().min())
     }
 
     async fn settle(&self, now: Now) -> Result<Option<Instant>, StoreError> {
         if self.registry.view().settled() {
             return Ok(None);
         }
-        let at = self.registry.opened_at + self.registry.options.settle;
+        let at = *self.registry.began.lock() + self.registry.options.settle;
         if now.monotonic < at {
             return Ok(Some(at));
         }
-        let revision = self.registry.store.commit(Mutation::Complete, now).await?;
+        let revision = self.registry.commit(Mutation::Complete, now).await?;
         tracing::info!(revision, "settled: what is not registered by now is gone");
         self.registry.wait_for(revision).await;
         Ok(None)
@@ -111,7 +113,16 @@ impl<'a> Sweep<'a> {
         for (key, epoch) in lapsed.leases {
             by_service.entry(key.service().clone()).or_default().insert(key, epoch);
         }
-        for (service, lapsed) in by_service {
+        for (key, at) in std::mem::take(&mut *self.registry.expired.lock()) {
+            self.guard.note(&key, at);
+        }
+        let mut next = lapsed.next;
+        for (service, mut lapsed) in by_service {
+            let patient = self.spare_young(&mut lapsed, now);
+            next = next.into_iter().chain(patient).min();
+            if lapsed.is_empty() {
+                continue;
+            }
             let verdicts = self.judge(&service, now).await?;
             for (key, verdict) in verdicts {
                 let Some(epoch) = lapsed.get(&key) else { continue };
@@ -119,14 +130,33 @@ impl<'a> Sweep<'a> {
                     Verdict::Expire => Lapse::Expire,
                     Verdict::Hold => Lapse::Hold(self.registry.options.suspect_hold),
                 };
-                let plan = plan::lapse(&self.registry.view(), &key, *epoch, lapse, now);
+                let time = self.registry.planning_time(now);
+                let plan = plan::lapse(&self.registry.view(), &key, *epoch, lapse, time);
                 self.commit(plan, now).await?;
             }
         }
         if let Some(limit) = now.monotonic.checked_sub(LONGEST_LEASE) {
             self.guard.forget_before(limit);
         }
-        Ok(lapsed.next)
+        Ok(next)
+    }
+
+    /// Leaves out the leases that clients may not have been able to renew: those as long as we have not been in
+    /// touch with the store without a gap. Answers when the first of them counts.
+    fn spare_young(&self, lapsed: &mut BTreeMap<InstanceKey, u64>, now: Now) -> Option<Instant> {
+        let view = self.registry.view();
+        let steady = self.registry.store.steady_since();
+        let mut next: Option<Instant> = None;
+        lapsed.retain(|key, _| {
+            let Some(record) = view.record(key) else { return true };
+            let counts = steady.map(|since| since + record.ttl);
+            if counts.is_some_and(|at| at <= now.monotonic) {
+                return true;
+            }
+            next = next.into_iter().chain(counts).min();
+            false
+        });
+        next
     }
 
     async fn judge(
@@ -135,6 +165,11 @@ impl<'a> Sweep<'a> {
         now: Now,
     ) -> Result<Vec<(InstanceKey, Verdict)>, StoreError> {
         let view = self.registry.view();
+        if is_reserved(service) {
+            // Control planes that go together have stopped; nothing is routed by them.
+            let expire = |record: &Arc<Record>| (record.key().clone(), Verdict::Expire);
+            return Ok(view.records_of(service).map(expire).collect());
+        }
         let leases = self.registry.store.leases(service, now).await?.into_iter();
         let standing = |lease: LeaseStatus| Standing {
             suspect: view.record(&lease.key).is_some_and(|record| record.suspect.is_some()),
@@ -146,27 +181,23 @@ impl<'a> Sweep<'a> {
         Ok(self.guard.judge(service, &leases, now.monotonic))
     }
 
-    async fn by_wall_clock(&self, now: Now) -> Result<Option<Instant>, StoreError> {
-        let kept_since = now.wall.checked_sub(self.registry.options.retention);
-        let due = self.registry.state.lock().due(now.wall, kept_since.unwrap_or(SystemTime::UNIX_EPOCH));
-        for key in due.overrides {
-            self.commit(plan::end_override(&self.registry.view(), &key, now), now).await?;
+    /// Ends what is over.
+    async fn ends(&self, now: Now) -> Result<Option<Instant>, StoreError> {
+        let due = self.registry.state.lock().due(now.monotonic);
+        for (key, ended) in due.overrides {
+            self.commit(plan::end_override(&self.registry.view(), &key, &ended), now).await?;
         }
-        for service in due.services {
-            let view = self.registry.view();
-            let empty = view.services.get(&service).and_then(|summary| summary.empty.as_ref());
-            let Some(expected) = empty.map(|empty| empty.revision) else { continue };
+        for (service, expected) in due.services {
             let forget = Plan::Commit(Box::new(Mutation::Forget { service, expected }));
             self.commit(forget, now).await?;
         }
-        let until = due.next.map(|at| at.duration_since(now.wall).unwrap_or_default());
-        Ok(until.map(|until| now.monotonic + until))
+        Ok(due.next)
     }
 
     /// Commits, unless something has changed since: then the next sweep sees what there is to do.
     async fn commit(&self, plan: Plan, now: Now) -> Result<(), StoreError> {
         let Plan::Commit(mutation) = plan else { return Ok(()) };
-        match self.registry.store.commit(*mutation, now).await {
+        match self.registry.commit(*mutation, now).await {
             Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
             Err(error) => Err(error),
         }

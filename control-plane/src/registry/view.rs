@@ -13,6 +13,7 @@ use waypost_proto::{
     v1::{self, InstanceState},
 };
 
+use super::reserved::control_planes;
 use crate::{
     compile::Election,
     store::{EmptyService, PastEvent, Record, first_key},
@@ -106,12 +107,12 @@ impl View {
 
     /// How many services there are, with or without instances.
     pub fn service_count(&self) -> usize {
-        self.services.len()
+        self.services.len() - usize::from(self.services.contains_key(&control_planes()))
     }
 
     /// How many instances there are.
     pub fn instance_count(&self) -> usize {
-        self.instances.len()
+        self.instances.len() - self.records_of(&control_planes()).count()
     }
 
     /// How many routes are in force.

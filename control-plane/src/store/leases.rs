@@ -41,6 +41,14 @@ pub struct LeaseStatus {
     pub remaining: Duration,
 }
 
+/// Whether a lease is there, and lives.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Standing {
+    Absent,
+    Alive,
+    Lapsed,
+}
+
 #[derive(Clone, Debug)]
 struct Lease {
     epoch: u64,
@@ -94,9 +102,18 @@ impl Leases {
         true
     }
 
-    /// Whether a lease has lapsed. A lease that is not there has.
-    pub(super) fn has_lapsed(&self, key: &InstanceKey, now: Instant) -> bool {
-        self.leases.get(key).is_none_or(|lease| lease.deadline <= now)
+    /// How a lease stands.
+    pub(super) fn standing(&self, key: &InstanceKey, now: Instant) -> Standing {
+        match self.leases.get(key) {
+            None => Standing::Absent,
+            Some(lease) if lease.deadline <= now => Standing::Lapsed,
+            Some(_) => Standing::Alive,
+        }
+    }
+
+    /// Whose leases there are, their epochs and full lengths.
+    pub(super) fn all(&self) -> impl Iterator<Item = (&InstanceKey, u64, Duration)> {
+        self.leases.iter().map(|(key, lease)| (key, lease.epoch, lease.ttl))
     }
 
     /// Ends a lease.
@@ -228,7 +245,7 @@ mod tests {
                 let now = start + Duration::from_secs(at);
                 for number in 0..KEYS {
                     let gone = model.get(&key(number)).is_none_or(|(_, _, deadline)| *deadline <= at);
-                    prop_assert_eq!(leases.has_lapsed(&key(number), now), gone);
+                    prop_assert_eq!(leases.standing(&key(number), now) != Standing::Alive, gone);
                 }
                 let service: ServiceKey = "s0".parse().expect("a good key");
                 let listed: Vec<_> = leases.of(&service, now).into_iter()

@@ -28,6 +28,19 @@ pub enum Kind {
     Plugin,
 }
 
+impl Kind {
+    /// Its name, as metrics have it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Memory => "memory",
+            Self::Redis | Self::RedisSentinel | Self::RedisCluster => "redis",
+            Self::Etcd => "etcd",
+            Self::Consul => "consul",
+            Self::Plugin => "plugin",
+        }
+    }
+}
+
 /// The schemes, whether each asks for TLS, and the port that it stands for.
 const SCHEMES: [(&str, Kind, bool, u16); 13] = [
     ("memory", Kind::Memory, false, 0),

@@ -7,15 +7,20 @@
 //!
 //! Deliberately absent: a clock (callers pass [`Now`]; a store with a server uses the server's time).
 
-#[allow(dead_code)]
 mod codec;
 pub mod conformance;
+#[cfg(feature = "consul")]
+mod consul;
+pub mod copy;
 #[cfg(feature = "etcd")]
 mod etcd;
 mod leases;
 mod location;
+mod measured;
 mod memory;
 mod record;
+#[cfg(feature = "redis")]
+mod redis;
 
 use std::{
     path::PathBuf,
@@ -36,6 +41,7 @@ pub(crate) use self::record::{first_key, micros};
 pub use self::{
     leases::{LeaseStatus, Renewal},
     location::{Kind, Location},
+    measured::Measured,
     memory::Memory,
     record::{Claim, EmptyService, Event, Health, Override, PastEvent, Record, Renewed},
 };
@@ -233,7 +239,9 @@ pub trait Store: Send + Sync + 'static {
     /// The commits after a revision, including those to come.
     ///
     /// # Errors
-    /// [`StoreError::Compacted`] where some of them are no longer remembered.
+    /// [`StoreError::Compacted`] where some of them are no longer remembered, and where `after` is newer than
+    /// all that there is: then the store has lost its data and begun a new history. A watch that finds out later
+    /// that its history has ended ends with the same.
     async fn watch(&self, after: u64) -> Result<Watch, StoreError>;
 
     /// Commits one change and answers its revision.
@@ -311,11 +319,19 @@ impl Default for StoreOptions {
 /// [`StoreError::Unknown`] says what is wrong with the URL or the options.
 pub async fn open(url: &str, options: &StoreOptions) -> Result<Arc<dyn Store>, StoreError> {
     let location = Location::parse(url)?;
-    let unknown = |reason: &str| StoreError::Unknown { url: location.to_string(), reason: reason.to_owned() };
+    let shown = location.to_string();
+    let unknown = |reason: &str| StoreError::Unknown { url: shown, reason: reason.to_owned() };
     match location.kind {
-        Kind::Memory => Ok(Arc::new(Memory::new())),
+        Kind::Memory => memory::open(&location, options).await,
+        _ if options.data_dir.is_some() => Err(unknown("--data-dir is for memory:// only")),
         #[cfg(feature = "etcd")]
         Kind::Etcd => Ok(Arc::new(Etcd::open(&location, options).await?)),
+        #[cfg(feature = "consul")]
+        Kind::Consul => Ok(Arc::new(consul::Consul::open(location, options)?)),
+        #[cfg(feature = "redis")]
+        Kind::Redis | Kind::RedisSentinel | Kind::RedisCluster => {
+            Ok(Arc::new(redis::Redis::open(location, options)?))
+        }
         _ => Err(unknown("this kind of store is not built in")),
     }
 }

@@ -3,14 +3,20 @@
 //!
 //! A store whose server is not installed is listed as ignored, with the reason in its name.
 
+#[cfg(feature = "consul")]
+mod consul;
+mod durable;
 #[cfg(feature = "etcd")]
 mod etcd;
+mod history;
 mod memory;
+#[cfg(feature = "redis")]
+mod redis;
 #[allow(unreachable_pub, dead_code)] // it is the library of the end-to-end tests, too
 #[path = "../../../tests/src/servers.rs"]
 mod servers;
 
-use std::{future::Future, pin::Pin, sync::Arc};
+use std::{future::Future, pin::Pin, process::ExitCode, sync::Arc};
 
 use libtest_mimic::{Arguments, Trial};
 use waypost_control_plane::store::conformance::{self, Fixture};
@@ -31,13 +37,24 @@ struct Histories {
     steps: usize,
 }
 
-fn main() {
+fn main() -> ExitCode {
+    if let Some(exit) = durable::child() {
+        return exit;
+    }
     let arguments = Arguments::from_args();
     let mut trials = Vec::new();
+    trials.push(trial("histories", "the checker notices what is wrong", async || {
+        history::the_checker_notices_what_is_wrong();
+    }));
     trials.extend(memory::trials());
+    trials.extend(durable::trials());
     #[cfg(feature = "etcd")]
     trials.extend(etcd::trials());
-    libtest_mimic::run(&arguments, trials).exit();
+    #[cfg(feature = "consul")]
+    trials.extend(consul::trials());
+    #[cfg(feature = "redis")]
+    trials.extend(redis::trials());
+    libtest_mimic::run(&arguments, trials).exit_code()
 }
 
 /// The conformance suite and the comparison with the model.

@@ -8,7 +8,7 @@ use waypost_control_plane::store::{
     conformance::{Fixture, ManualClock, Time},
 };
 
-use crate::{Histories, Open, Opened, every_promise};
+use crate::{Histories, Open, Opened, every_promise, history, trial};
 
 pub(crate) fn trials() -> Vec<Trial> {
     let open: Open = Arc::new(|| {
@@ -17,5 +17,10 @@ pub(crate) fn trials() -> Vec<Trial> {
             Opened { fixture, _holds: Box::new(()) }
         })
     });
-    every_promise("memory", &open, Histories { count: 50, steps: 60 })
+    let mut trials = every_promise("memory", &open, Histories { count: 50, steps: 60 });
+    trials.push(trial("memory", "a history of concurrent operations is linearizable", async || {
+        let store = Arc::new(Memory::new());
+        history::hold_under(vec![store.clone(), store], async {}).await;
+    }));
+    trials
 }

@@ -3,16 +3,15 @@
 //! Every instance is tried once. The exception is an instance that is the only one and whose idle connection turned
 //! out to be closed: that says nothing about the instance, so it gets a second try over a new connection.
 
-use std::{future::poll_fn, sync::Arc, task::Poll, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use http::{Response, StatusCode, Version, response::Parts};
-use hyper::body::Incoming;
 use tokio::net::TcpStream;
 use waypost_proto::{instance::Protocol, reason::Reason};
 
 use super::{
-    body::{BodyConnection, InstanceBody, ResponseBody},
+    body::{AnswerSource, InstanceBody, ResponseBody},
     draft::Draft,
     request_body::BodyFailure,
     retry::Failure,
@@ -20,6 +19,7 @@ use super::{
 use crate::{
     answer::Answer,
     headers,
+    http1::{self, ExchangeError, Upload},
     pool::{ConnectError, Http1, SendError},
     serve::RequestScope,
     table::{EndpointId, EndpointState, InFlight, Target},
@@ -45,7 +45,7 @@ pub(super) struct Answered {
 
 /// What follows an answer's head.
 enum Rest {
-    Body(Incoming, BodyConnection),
+    Body(AnswerSource),
     Tunnel(TcpStream, Bytes),
 }
 
@@ -153,17 +153,24 @@ impl<'a> Attempts<'a> {
                     connected.map_err(|error| self.not_connected(error, endpoint))?
                 }
             };
-            let request = draft.request(Protocol::Http1, strip);
-            let body = draft.body().cloned();
-            let is_sent = || body.as_ref().is_none_or(|body| body.is_complete());
-            match connection.send(request, limit, is_sent).await {
-                Ok(response) => {
+            let upload = draft.upload(&mut connection.connection, strip);
+            let gate = draft.gate();
+            let on_continue = || {
+                if let Some(gate) = &gate {
+                    gate.open();
+                }
+            };
+            let exchanged =
+                connection.connection.exchange(upload, draft.headers_mut(), limit, on_continue).await;
+            match exchanged {
+                Ok((answer, rest)) => {
                     self.count_connection(reused);
-                    return accept_http1(response, connection, in_flight, reused, draft).await;
+                    return accept_http1(answer, rest, connection, in_flight, draft)
+                        .map_err(|(failure, in_flight)| Failed::of(failure, &in_flight, reused));
                 }
                 // It was closed while idle, and nothing was sent: that is not worth a word.
-                Err(SendError::Unsent(request)) if reused => draft.recover(*request),
-                Err(error) => return Err(Failed::of(classify(error, draft), &in_flight, reused)),
+                Err(ExchangeError::Unsent) if reused => {}
+                Err(error) => return Err(Failed::of(Failure::from(error), &in_flight, reused)),
             }
         }
     }
@@ -180,7 +187,7 @@ impl<'a> Attempts<'a> {
         let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
         let (mut connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
-        let request = draft.request(endpoint.protocol(), strip);
+        let request = draft.request(strip);
         let body = draft.body().cloned();
         let is_sent = async || {
             if let Some(body) = &body {
@@ -192,8 +199,8 @@ impl<'a> Attempts<'a> {
         draft.answer_began();
         let (mut parts, incoming) = response.into_parts();
         check_head(&mut parts, false).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
-        let stream = BodyConnection::Stream { _place: dialled.permit };
-        Ok(Answered { parts, rest: Rest::Body(incoming, stream), in_flight })
+        let source = AnswerSource::Http2 { incoming, _place: dialled.permit };
+        Ok(Answered { parts, rest: Rest::Body(source), in_flight })
     }
 
     fn not_connected(&self, error: ConnectError, endpoint: &Arc<EndpointState>) -> Failed {
@@ -217,9 +224,7 @@ impl Answered {
         let Self { parts, rest, in_flight } = self;
         scope.set_status(parts.status);
         let body = match rest {
-            Rest::Body(incoming, connection) => {
-                ResponseBody::Instance(InstanceBody::new(incoming, connection, in_flight, scope))
-            }
+            Rest::Body(source) => ResponseBody::Instance(InstanceBody::new(source, in_flight, scope)),
             Rest::Tunnel(socket, received) => {
                 let client = std::rc::Rc::clone(&scope.client);
                 client.switch(Switched { socket, received, in_flight, scope });
@@ -237,34 +242,45 @@ impl Failed {
 }
 
 /// Takes an answer over HTTP/1.1, and finds out what becomes of its connection.
-async fn accept_http1(
-    response: Response<Incoming>,
+fn accept_http1(
+    answer: http1::Answer,
+    upload: Option<Upload>,
     mut connection: Box<Http1>,
     in_flight: InFlight,
-    reused: bool,
-    draft: &Draft,
-) -> Result<Answered, Failed> {
-    let (mut parts, incoming) = response.into_parts();
-    connection.keep_alive = headers::keep_alive_timeout(&parts.headers).map(Duration::from_secs);
-    let switched = parts.status == StatusCode::SWITCHING_PROTOCOLS;
+    draft: &mut Draft,
+) -> Result<Answered, (Failure, InFlight)> {
+    let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
     if switched && !draft.wants_upgrade() {
         let failure = Failure::Protocol("a switch of protocols that nobody asked for".to_owned());
-        return Err(Failed::of(failure, &in_flight, reused));
+        return Err((failure, in_flight));
     }
-    check_head(&mut parts, switched).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version) = (answer.status, answer.version);
+    parts.headers = std::mem::take(draft.headers_mut());
+    if let Some(reason) = answer.reason {
+        parts.extensions.insert(reason);
+    }
+    connection.keep_alive = headers::keep_alive_timeout(&parts.headers).map(Duration::from_secs);
+    if let Err(failure) = check_head(&mut parts, switched) {
+        return Err((failure, in_flight));
+    }
     draft.answer_began();
     let rest = if switched {
-        let mut connection = Some(connection);
-        let socket = poll_fn(|context| {
-            Poll::Ready(connection.take().and_then(|connection| connection.into_socket(context)))
-        });
-        let socket = socket.await.ok_or_else(|| Failed::of(Failure::Closed, &in_flight, reused));
-        let (socket, received) = socket?;
+        let Some((socket, received)) = connection.connection.into_socket() else {
+            let failure =
+                Failure::Protocol("a switch of protocols while the request is being sent".to_owned());
+            return Err((failure, in_flight));
+        };
         Rest::Tunnel(socket, received)
-    } else if draft.body().is_some_and(|body| body.is_flowing()) {
-        Rest::Body(incoming, BodyConnection::tasked(connection))
     } else {
-        Rest::Body(incoming, BodyConnection::Driven(connection))
+        let upload = upload.and_then(|rest| {
+            if draft.body().is_some_and(|body| body.is_held_back()) {
+                connection.connection.leave_unsent();
+                return None;
+            }
+            connection.connection.send_aside(rest)
+        });
+        Rest::Body(AnswerSource::Http1 { connection, _upload: upload })
     };
     Ok(Answered { parts, rest, in_flight })
 }
@@ -290,6 +306,18 @@ fn classify(error: SendError, draft: &mut Draft) -> Failure {
         SendError::Failed(error) if is_refusal(&error) => Failure::Refused,
         SendError::Failed(error) if error.is_parse() => Failure::Protocol(error.to_string()),
         SendError::Failed(_) => Failure::Closed,
+    }
+}
+
+impl From<ExchangeError> for Failure {
+    fn from(error: ExchangeError) -> Self {
+        match error {
+            ExchangeError::Unsent => Self::Unsent,
+            ExchangeError::Closed => Self::Closed,
+            ExchangeError::Protocol(what) => Self::Protocol(what),
+            ExchangeError::Timeout => Self::Timeout,
+            ExchangeError::Client(failure) => Self::Client(failure),
+        }
     }
 }
 

@@ -5,26 +5,26 @@
 //! went away) closes the connection, since HTTP/1.1 knows no other way to say stop.
 
 use std::{
+    error::Error,
     pin::Pin,
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
 };
 
-use bytes::Bytes;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::task::AbortHandle;
-
 use crate::{
+    http1::{Step, UploadTask},
     pool::{Http1, StreamPermit},
     serve::{IdleTimer, RequestScope},
     table::InFlight,
 };
+use bytes::Bytes;
+use hyper::body::{Body, Frame, Incoming, SizeHint};
 
 /// Why an answer breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AnswerFailure {
     /// The instance's answer broke off.
     #[error("the instance's answer broke off")]
-    Broken(#[source] hyper::Error),
+    Broken(#[source] Box<dyn Error + Send + Sync>),
     /// The instance paused for too long.
     #[error("the instance's answer stalled")]
     Stalled,
@@ -47,9 +47,8 @@ pub(crate) enum ResponseBody {
 
 /// A body that comes from an instance.
 pub(crate) struct InstanceBody {
-    incoming: Incoming,
     /// `None` only while it is dropped.
-    connection: Option<BodyConnection>,
+    source: Option<AnswerSource>,
     idle: IdleTimer,
     ended: bool,
     // Dropped last: the request is over when its connection is back in the pool.
@@ -58,34 +57,51 @@ pub(crate) struct InstanceBody {
 }
 
 /// Where an instance's body comes from.
-pub(super) enum BodyConnection {
-    /// An HTTP/1.1 connection that this body drives.
-    Driven(Box<Http1>),
-    /// An HTTP/1.1 connection that a task drives, because the client's body is still on its way.
-    Tasked {
-        /// Ends the task with the body.
-        _task: DropAborts,
+pub(super) enum AnswerSource {
+    /// An HTTP/1.1 connection, which this body reads.
+    Http1 {
+        connection: Box<Http1>,
+        /// The client's body, where that is still on its way. What is left of it ends with this one.
+        _upload: Option<UploadTask>,
     },
     /// A stream of an HTTP/2 connection.
-    Stream {
+    Http2 {
+        incoming: Incoming,
         /// Its place there, given back with the body.
         _place: StreamPermit,
     },
 }
 
-/// Ends a task when dropped.
-pub(super) struct DropAborts(AbortHandle);
-
-impl BodyConnection {
-    /// Leaves an HTTP/1.1 connection to a task of its own.
-    pub(super) fn tasked(connection: Box<Http1>) -> Self {
-        Self::Tasked { _task: DropAborts(tokio::task::spawn_local(connection.run()).abort_handle()) }
+impl AnswerSource {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFailure>>> {
+        Poll::Ready(match self {
+            Self::Http1 { connection, .. } => match ready!(connection.connection.poll_body(context)) {
+                Ok(Step::Data(bytes)) => Some(Ok(Frame::data(bytes))),
+                Ok(Step::Trailers(trailers)) => Some(Ok(Frame::trailers(trailers))),
+                Ok(Step::End) => None,
+                Err(error) => Some(Err(AnswerFailure::Broken(error.into()))),
+            },
+            Self::Http2 { incoming, .. } => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                frame.map(|frame| frame.map_err(|error| AnswerFailure::Broken(error.into())))
+            }
+        })
     }
-}
 
-impl Drop for DropAborts {
-    fn drop(&mut self) {
-        self.0.abort();
+    fn is_over(&self) -> bool {
+        match self {
+            Self::Http1 { connection, .. } => connection.connection.is_body_over(),
+            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Http1 { connection, .. } => {
+                connection.connection.body_left().map_or_else(SizeHint::default, SizeHint::with_exact)
+            }
+            Self::Http2 { incoming, .. } => incoming.size_hint(),
+        }
     }
 }
 
@@ -97,22 +113,17 @@ impl ResponseBody {
 }
 
 impl InstanceBody {
-    pub(super) fn new(
-        incoming: Incoming,
-        connection: BodyConnection,
-        in_flight: InFlight,
-        scope: RequestScope,
-    ) -> Self {
-        let idle = IdleTimer::default();
-        Self { incoming, connection: Some(connection), idle, ended: false, in_flight, scope }
+    pub(super) fn new(source: AnswerSource, in_flight: InFlight, scope: RequestScope) -> Self {
+        Self { source: Some(source), idle: IdleTimer::default(), ended: false, in_flight, scope }
+    }
+
+    fn is_over(&self) -> bool {
+        self.ended || self.source.as_ref().is_none_or(AnswerSource::is_over)
     }
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFailure>>> {
-        let polled = match &mut self.connection {
-            Some(BodyConnection::Driven(connection)) => connection.poll_body(&mut self.incoming, context),
-            _ => Pin::new(&mut self.incoming).poll_frame(context),
-        };
-        match polled {
+        let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        match source.poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.progress();
                 if let Some(data) = frame.data_ref() {
@@ -120,10 +131,9 @@ impl InstanceBody {
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(error))) => Poll::Ready(Some(Err(AnswerFailure::Broken(error)))),
-            Poll::Ready(None) => {
-                self.ended = true;
-                Poll::Ready(None)
+            Poll::Ready(last) => {
+                self.ended = last.is_none();
+                Poll::Ready(last)
             }
             Poll::Pending => self
                 .idle
@@ -135,10 +145,8 @@ impl InstanceBody {
 
 impl Drop for InstanceBody {
     fn drop(&mut self) {
-        let complete = self.ended || self.incoming.is_end_stream();
-        if let Some(BodyConnection::Driven(mut connection)) = self.connection.take()
-            && complete
-            && (connection.is_ready() || connection.is_usable())
+        if let Some(AnswerSource::Http1 { mut connection, .. }) = self.source.take()
+            && connection.connection.end_exchange()
         {
             let worker = &self.scope.worker;
             worker.pools.keep_http1(self.in_flight.endpoint(), connection, worker.now());
@@ -166,7 +174,7 @@ impl Body for ResponseBody {
         match self {
             Self::Switching => true,
             Self::Own { bytes, .. } => bytes.is_empty(),
-            Self::Instance(body) => body.ended || body.incoming.is_end_stream(),
+            Self::Instance(body) => body.is_over(),
         }
     }
 
@@ -174,7 +182,9 @@ impl Body for ResponseBody {
         match self {
             Self::Switching => SizeHint::with_exact(0),
             Self::Own { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
-            Self::Instance(body) => body.incoming.size_hint(),
+            Self::Instance(body) => {
+                body.source.as_ref().map_or_else(SizeHint::default, AnswerSource::size_hint)
+            }
         }
     }
 }

@@ -8,7 +8,7 @@ use http::{
     uri::{Authority, PathAndQuery, Scheme},
 };
 use hyper::body::{Body, Incoming};
-use waypost_proto::{instance::Protocol, reason::Reason};
+use waypost_proto::reason::Reason;
 
 use super::{
     request_body::{BodySource, ContinueGate, RequestBody},
@@ -17,6 +17,7 @@ use super::{
 use crate::{
     answer::Answer,
     headers::{self, HopOptions, Sender},
+    http1::{Connection, Head, Length, Upload},
     serve::RequestScope,
 };
 
@@ -90,24 +91,41 @@ impl Draft {
         }
     }
 
-    /// The request as an instance gets it. `strip` bytes are cut from the path.
-    pub(super) fn request(&mut self, protocol: Protocol, strip: usize) -> Request<RequestBody> {
-        let gate = self.body.as_ref().and_then(|body| body.gate());
+    /// The request as an instance that speaks HTTP/1.1 gets it, to be sent over a connection. `strip` bytes are
+    /// cut from the path.
+    pub(super) fn upload(&mut self, connection: &mut Connection, strip: usize) -> Upload {
+        let body = RequestBody::new(self.body.clone());
+        let length = match (&self.body, body.size_hint().exact()) {
+            (None, _) => Length::None,
+            (Some(_), Some(length)) => Length::Exact(length),
+            (Some(_), None) => Length::Chunked,
+        };
+        if let Some(gate) = self.gate() {
+            gate.reset();
+        }
+        let head = Head {
+            method: &self.method,
+            target: self.target.as_str().get(strip..).unwrap_or_default(),
+            host: &self.host,
+            headers: &self.headers,
+            options: &self.options,
+            length,
+        };
+        connection.upload(&head, body)
+    }
+
+    /// The request as an instance that speaks HTTP/2 gets it. `strip` bytes are cut from the path.
+    pub(super) fn request(&mut self, strip: usize) -> Request<RequestBody> {
+        let gate = self.gate();
         let mut request = Request::new(RequestBody::new(self.body.clone()));
         *request.method_mut() = self.method.clone();
         // A copy is kept where it may be of use. A request that was never sent comes back in any case.
         self.given = !self.method.is_idempotent() || self.replay().body_begun;
         *request.headers_mut() =
             if self.given { std::mem::take(&mut self.headers) } else { self.headers.clone() };
-        let target = cut(&self.target, strip);
-        if protocol == Protocol::Http1 {
-            *request.uri_mut() = Uri::from(target);
-            headers::for_http1(request.headers_mut(), &self.host, &self.options);
-        } else {
-            *request.version_mut() = Version::HTTP_2;
-            *request.uri_mut() = absolute(target, &self.host);
-            headers::for_http2(request.headers_mut(), &self.options);
-        }
+        *request.version_mut() = Version::HTTP_2;
+        *request.uri_mut() = absolute(cut(&self.target, strip), &self.host);
+        headers::for_http2(request.headers_mut(), &self.options);
         if let Some(gate) = gate {
             gate.reset();
             hyper::ext::on_informational(&mut request, move |answer| {
@@ -121,9 +139,19 @@ impl Draft {
 
     /// Notes that an answer has begun: a body that still waits to be asked for is not wanted.
     pub(super) fn answer_began(&self) {
-        if let Some(gate) = self.body.as_ref().and_then(|body| body.gate()) {
+        if let Some(gate) = self.gate() {
             gate.shut();
         }
+    }
+
+    /// What holds the body back until the instance asks for it.
+    pub(super) fn gate(&self) -> Option<Arc<ContinueGate>> {
+        self.body.as_ref().and_then(|body| body.gate())
+    }
+
+    /// The fields, where an answer's may take their place: the request will not be sent again then.
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.headers
     }
 
     /// Takes back the fields of a request that was not sent.

@@ -26,7 +26,10 @@ use self::{
     attempt::{Answered, Attempts},
     draft::Draft,
 };
-pub(crate) use self::{body::ResponseBody, request_body::RequestBody};
+pub(crate) use self::{
+    body::ResponseBody,
+    request_body::{BodyFailure, RequestBody},
+};
 use crate::{
     answer::{Answer, Manner},
     serve::{ClientConnection, RequestScope, Worker},

@@ -82,9 +82,9 @@ impl BodySource {
         self.progress.get() == Progress::Complete
     }
 
-    /// Whether some of it is still to be read, and nothing holds it back.
-    pub(super) fn is_flowing(&self) -> bool {
-        !self.is_complete() && self.gate.as_ref().is_none_or(|gate| gate.is_open())
+    /// Whether it waits for the instance to ask for it.
+    pub(super) fn is_held_back(&self) -> bool {
+        self.gate.as_ref().is_some_and(|gate| !gate.is_open())
     }
 
     /// Waits until all of it was read.
@@ -149,6 +149,12 @@ pub(crate) struct RequestBody {
 }
 
 impl RequestBody {
+    /// No body.
+    #[cfg(test)]
+    pub(crate) fn none() -> Self {
+        Self::new(None)
+    }
+
     pub(super) fn new(source: Option<Rc<BodySource>>) -> Self {
         Self { source, patience: None }
     }

@@ -12,13 +12,16 @@ use std::{
 use http::{Request, Response};
 use hyper::{
     body::Incoming,
-    client::conn::http2::{Builder, SendRequest},
+    client::conn::{
+        TrySendError,
+        http2::{Builder, SendRequest},
+    },
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Notify, time::timeout};
 use waypost_proto::address::Address;
 
-use super::{ConnectError, SendError, connect};
+use super::{ConnectError, connect};
 use crate::{
     forward::RequestBody,
     serve::{LocalExecutor, ServeConfig},
@@ -37,6 +40,16 @@ const PING_TIMEOUT: Duration = Duration::from_secs(10);
 pub(crate) struct Http2 {
     sender: SendRequest<RequestBody>,
     load: Rc<Load>,
+}
+
+/// Why a request has no answer.
+pub(crate) enum SendError {
+    /// Nothing of it was sent. The request comes back.
+    Unsent(Box<Request<RequestBody>>),
+    /// Something of it may have been sent.
+    Failed(hyper::Error),
+    /// No answer came in time.
+    Timeout,
 }
 
 /// How much a connection carries.
@@ -195,6 +208,15 @@ impl Http2 {
             biased;
             answered = answer => answered.map_err(SendError::from_hyper),
             () = late => Err(SendError::Timeout),
+        }
+    }
+}
+
+impl SendError {
+    fn from_hyper(mut error: TrySendError<Request<RequestBody>>) -> Self {
+        match error.take_message() {
+            Some(request) => Self::Unsent(Box::new(request)),
+            None => Self::Failed(error.into_error()),
         }
     }
 }

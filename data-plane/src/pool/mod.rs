@@ -21,14 +21,15 @@ use std::{
 
 pub(crate) use self::{
     connect::ConnectError,
-    http1::{Http1, SendError},
-    http2::StreamPermit,
+    http1::Http1,
+    http2::{SendError, StreamPermit},
 };
 use self::{
     http1::IdleHttp1,
     http2::{Dialled, SharedHttp2},
 };
 use crate::{
+    http1::Connection,
     serve::{PoolLimits, ServeConfig},
     table::{EndpointId, EndpointState},
 };
@@ -37,7 +38,8 @@ use crate::{
 pub(crate) struct Pools {
     limits: PoolLimits,
     connect_timeout: Duration,
-    http1: http1::Dialler,
+    /// Bytes that an answer's head may have.
+    most_head: usize,
     http2: http2::Dialler,
     endpoints: RefCell<HashMap<EndpointId, EndpointPool, BuildHasherDefault<IdHasher>>>,
 }
@@ -73,7 +75,7 @@ impl Pools {
         Self {
             limits: config.pool,
             connect_timeout: config.timeouts.connect,
-            http1: http1::Dialler::new(config),
+            most_head: config.limits.header_bytes.max(8192),
             http2: http2::Dialler::new(config),
             endpoints: RefCell::default(),
         }
@@ -88,7 +90,7 @@ impl Pools {
     /// A new connection, whatever is idle.
     pub(crate) async fn connect_http1(&self, endpoint: &EndpointState) -> Result<Box<Http1>, ConnectError> {
         let stream = connect::connect(endpoint.address(), self.connect_timeout).await?;
-        self.http1.begin(stream).await
+        Ok(Box::new(Http1 { connection: Connection::new(stream, self.most_head), keep_alive: None }))
     }
 
     /// Keeps a connection for the next request, unless there are enough or it is not wanted any more.

@@ -1,5 +1,7 @@
 //! When to store: soon after each change, a few times a second at most, now and then so that the file's age
 //! tells when it was last known to be right, and at the end. Off the threads that serve.
+//!
+//! What says nothing yet is not stored: a proxy that starts from it would believe to be ready.
 
 use std::{
     sync::Arc,
@@ -48,7 +50,7 @@ pub async fn run(
 }
 
 async fn store(dir: &Arc<StateDir>, latest: &mut watch::Receiver<Option<Saved>>, metrics: &Metrics) {
-    let Some(saved) = latest.borrow_and_update().clone() else { return };
+    let Some(saved) = latest.borrow_and_update().clone().filter(Saved::says_anything) else { return };
     let dir = Arc::clone(dir);
     let stored = spawn_blocking(move || dir.save(&saved, SystemTime::now())).await;
     match stored {

@@ -1,7 +1,11 @@
 //! What is stored reads back, and what is not what was stored is never used.
 
+use std::sync::Arc;
+
 use proptest::prelude::*;
 use tempfile::TempDir;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
 use waypost_proto::{
     instance::{Endpoint, InstanceSpec},
     name::ServiceKey,
@@ -10,6 +14,7 @@ use waypost_proto::{
 };
 
 use super::*;
+use crate::{metrics::Metrics, subscription::Status};
 
 fn endpoint(id: u8) -> Endpoint {
     let wire = v1::InstanceSpec {
@@ -75,6 +80,30 @@ fn what_is_stored_reads_back_with_its_age() {
     };
     assert_eq!(ids(&read), ids(&written));
     assert!(!ids(&read).is_empty());
+}
+
+#[tokio::test]
+async fn what_says_nothing_yet_is_not_stored() {
+    let empty =
+        |settled| Snapshot::empty("new").change(Change::default(), 1, settled).expect("it is sound").0;
+    let known = || Some(snapshot("old", 1..3, true));
+    for (current, carried, kept) in [
+        (empty(false), None, false),
+        (empty(false), known(), true),
+        (empty(true), None, true),
+        (snapshot("new", 1..2, false), None, true),
+    ] {
+        let dir = TempDir::new().expect("a directory");
+        let state = Arc::new(StateDir::open(dir.path(), &[]).expect("it is ours"));
+        let (status, metrics) = (Arc::new(Status::new(now())), Arc::new(Metrics::new()));
+        let (sender, latest) = watch::channel(None);
+        let stop = CancellationToken::new();
+        let saving = tokio::spawn(saver::run(Arc::clone(&state), latest, status, metrics, stop.clone()));
+        sender.send_replace(Some(Saved { current, carried }));
+        stop.cancel();
+        saving.await.expect("no panic");
+        assert_eq!(matches!(state.load(Duration::ZERO, now()), Loaded::Found(..)), kept);
+    }
 }
 
 #[test]

@@ -1,16 +1,16 @@
 //! Which control plane to connect to, and when to try again.
 //!
 //! The first one is drawn by lot, so that proxies spread; after a failure the next one in the list has its
-//! turn. Each wait lies between half and the whole of a bound that doubles from 50 ms to 5 s.
+//! turn, after a wait that grows (see [`Backoff`]).
 
 use std::time::Duration;
 
 use fastrand::Rng;
 use waypost_proto::{address::Address, error::Violation};
 
+use super::backoff::Backoff;
+
 const DEFAULT_PORT: &str = "7400";
-const FIRST_WAIT: Duration = Duration::from_millis(50);
-const LONGEST_WAIT: Duration = Duration::from_secs(5);
 const RULE: &str = "must be http://HOST:PORT or HOST:PORT, for example \"http://127.0.0.1:7400\"";
 
 /// The control planes, and where in their list the proxy is.
@@ -18,8 +18,7 @@ const RULE: &str = "must be http://HOST:PORT or HOST:PORT, for example \"http://
 pub struct Planes {
     urls: Vec<String>,
     at: usize,
-    failures: u32,
-    seed: Rng,
+    backoff: Backoff,
 }
 
 impl Planes {
@@ -39,7 +38,7 @@ impl Planes {
             return Err(Violation::new("control-plane", "", RULE));
         }
         let at = seed.usize(..urls.len());
-        Ok(Self { urls, at, failures: 0, seed })
+        Ok(Self { urls, at, backoff: Backoff::new(seed) })
     }
 
     /// The one whose turn it is.
@@ -54,14 +53,12 @@ impl Planes {
 
     /// How long to wait before the next attempt.
     pub fn wait(&mut self) -> Duration {
-        let bound = FIRST_WAIT.saturating_mul(2_u32.saturating_pow(self.failures)).min(LONGEST_WAIT);
-        self.failures = self.failures.saturating_add(1);
-        bound.mul_f64(0.5 + self.seed.f64() / 2.0)
+        self.backoff.wait()
     }
 
     /// A stream has held for a while: the next wait is a first one.
     pub fn succeeded(&mut self) {
-        self.failures = 0;
+        self.backoff.succeeded();
     }
 }
 

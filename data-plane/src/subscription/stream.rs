@@ -5,6 +5,9 @@
 //! ```
 //!
 //! A control plane that is frozen is noticed by HTTP/2 pings, or by its silence when the stream is opened.
+//!
+//! After a rejection nothing is read for a while, longer with each one in a row: a control plane sends everything
+//! again with each change to a proxy that holds nothing of use, and waits while nobody reads.
 
 use std::{
     error::Error,
@@ -12,6 +15,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use fastrand::Rng;
 use tokio::{
     sync::{mpsc, watch},
     time::{sleep, sleep_until, timeout},
@@ -27,7 +31,7 @@ use waypost_proto::{
     },
 };
 
-use super::{Core, Outcome, Planes, Status, reports::Reports};
+use super::{Core, Outcome, Planes, Status, backoff::Backoff, reports::Reports};
 use crate::{metrics::Metrics, state_dir::Saved, table::Compiler};
 
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
@@ -96,6 +100,9 @@ pub struct Subscriber {
     core: Core,
     compiler: Compiler,
     reports: Reports,
+    rejections: Backoff,
+    /// Until when nothing is read.
+    paused: Option<Instant>,
     /// Since when the stream is open.
     opened: Option<Instant>,
     /// Since when there is none.
@@ -140,7 +147,8 @@ impl Outbox {
 impl Subscriber {
     /// A subscriber that goes on from `core`, whose contents `compiler` serves by already.
     pub fn new(wiring: Wiring, core: Core, compiler: Compiler) -> Self {
-        Self { wiring, core, compiler, reports: Reports::default(), opened: None, outage: None }
+        let (reports, rejections) = (Reports::default(), Backoff::new(Rng::new()));
+        Self { wiring, core, compiler, reports, rejections, paused: None, opened: None, outage: None }
     }
 
     /// Runs until `stop`.
@@ -192,10 +200,11 @@ impl Subscriber {
             Err(ended) => return ended,
         };
         let reporter = Arc::clone(self.compiler.reporter());
+        self.paused = None;
         loop {
             let due = self.reports.due();
             tokio::select! {
-                message = messages.message() => match message {
+                message = messages.message(), if self.paused.is_none() => match message {
                     Ok(Some(message)) => {
                         if let Err(ended) = self.receive(message, &mut outbox) {
                             return ended;
@@ -206,6 +215,7 @@ impl Subscriber {
                 },
                 () = reporter.notified() => self.report(&mut outbox),
                 () = until(due) => self.report(&mut outbox),
+                () = until(self.paused) => self.paused = None,
                 () = outbox.flush() => {}
             }
         }
@@ -263,6 +273,7 @@ impl Subscriber {
         match self.core.receive(message) {
             Outcome::Incomplete => Ok(()),
             Outcome::Changed { touched, full } => {
+                self.rejections.succeeded();
                 let control = &self.wiring.metrics.control;
                 if full {
                     control.snapshots.inc();
@@ -289,6 +300,7 @@ impl Subscriber {
                     reason,
                     "a change cannot be applied, the table stays as it was"
                 );
+                self.paused = Some(Instant::now() + self.rejections.wait());
                 outbox.push(Kind::Rejected(rejected));
                 Ok(())
             }

@@ -255,6 +255,75 @@ async fn an_early_answer_reaches_a_client_that_still_sends() {
 }
 
 #[tokio::test]
+async fn a_connection_is_kept_when_both_bodies_have_ended_whichever_was_first() {
+    let instance = Instance::start(|mut wire, _| async move {
+        loop {
+            let Ok(Some(head)) = wire.try_head().await else { return };
+            wire.send("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\none\r\n").await;
+            let length = field(&head, "content-length").expect("a length").parse().expect("a number");
+            wire.exactly(length).await;
+            wire.send("3\r\ntwo\r\n0\r\n\r\n").await;
+        }
+    })
+    .await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = proxy.client().await;
+    for _ in 0..3 {
+        client.send("POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\nabc").await;
+        client.head().await;
+        assert_eq!(client.exactly(8).await, b"3\r\none\r\n");
+        client.send("def").await;
+        assert_eq!(client.chunks().await.0, b"two");
+        proxy.until_in_flight(instance.address, 0).await;
+    }
+    assert_eq!(instance.accepted(), 1);
+}
+
+#[tokio::test]
+async fn what_follows_an_answer_is_not_taken_for_the_next_one() {
+    for (version, answer) in [
+        (
+            "1.1",
+            "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nokHTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\nbad",
+        ),
+        (
+            "1.1",
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\nHTTP/1.1 200 OK\r\n\r\n",
+        ),
+        ("1.0", "HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok"),
+    ] {
+        let instance = Instance::answering(answer).await;
+        let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+        let mut client = proxy.client().await;
+        for _ in 0..3 {
+            client.send("GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
+            let response = client.response().await;
+            assert_eq!((response.status, response.text().as_str()), (200, "ok"), "HTTP/{version}");
+            proxy.until_in_flight(instance.address, 0).await;
+        }
+        assert_eq!(instance.accepted(), 3, "each over a connection of its own");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_before_which_others_come_is_found() {
+    let instance = Instance::answering(
+        "HTTP/1.1 102 Processing\r\n\r\nHTTP/1.1 103 Early Hints\r\nlink: a\r\n\r\n\
+         HTTP/1.1 200 Fine\r\ncontent-length: 2\r\n\r\nok",
+    )
+    .await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = proxy.client().await;
+    for _ in 0..2 {
+        client.send("GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
+        let response = client.response().await;
+        assert!(response.head.starts_with("HTTP/1.1 200 Fine\r\n"), "{}", response.head);
+        assert_eq!((response.field("link"), response.text().as_str()), (None, "ok"));
+    }
+    assert_eq!(instance.accepted(), 1);
+}
+
+#[tokio::test]
 async fn an_answer_of_the_proxys_own_reaches_a_client_that_still_sends() {
     let proxy = Proxy::new(ServeConfig::default(), &[]);
     let mut client = proxy.client().await;

@@ -6,7 +6,7 @@
 
 pub(crate) mod value;
 
-use std::{path::PathBuf, time::Duration};
+use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use waypost_proto::v1::{InstanceState, Protocol};
@@ -103,6 +103,13 @@ pub(crate) enum Command {
     Wait(WaitArgs),
     /// Run a control plane and proxies on this machine until Ctrl-C
     Dev(Box<DevArgs>),
+    /// Look at a registry's store (`store check URL`), or move to another (`store copy --from URL --to URL`)
+    #[command(disable_help_flag = true)]
+    Store {
+        /// What `waypost-control-plane store` takes; `--help` lists it
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true, value_name = "ARGUMENTS")]
+        arguments: Vec<OsString>,
+    },
     /// Print a completion script
     Completions {
         /// For this shell
@@ -331,7 +338,7 @@ pub(crate) struct SupervisedArgs {
     pub(crate) parent: u32,
     /// The program and its arguments
     #[arg(last = true, required = true)]
-    pub(crate) command: Vec<std::ffi::OsString>,
+    pub(crate) command: Vec<OsString>,
 }
 
 /// The sample services.

@@ -12,6 +12,7 @@ mod register;
 mod routes;
 mod services;
 mod status;
+mod store;
 mod watch;
 
 use clap::CommandFactory as _;
@@ -43,6 +44,7 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Watch { service } => watch::run(global, output, service).await,
         Command::Wait(args) => operations::wait(global, output, args).await,
         Command::Dev(args) => Box::pin(dev::run(global, output, *args)).await,
+        Command::Store { arguments } => Err(store::exec(&arguments)),
         Command::Completions { shell } => completions(output, shell),
         Command::Sample(args) => sample::run(global, args).await,
         Command::Supervised(args) => Err(supervised::exec(&args)),

@@ -11,7 +11,6 @@
 mod banner;
 mod down;
 pub(crate) mod http;
-mod locate;
 mod log;
 mod plan;
 mod ports;
@@ -25,11 +24,12 @@ pub(crate) use self::{
     stack::Stack,
 };
 
+use waypost_sdk::launch;
+
 use self::{plan::Plan, record::Record};
 use crate::{
     args::{DevAction, DevArgs, Global},
     failure::{Exit, Failure},
-    interrupt,
     output::Output,
     tour,
 };
@@ -43,7 +43,7 @@ pub(crate) async fn run(global: &Global, output: &Output, args: DevArgs) -> Resu
         return down::run(output).await;
     }
     let plan = Plan::new(&args, global.log.as_deref());
-    let interrupted = waypost_sdk::launch::shutdown();
+    let interrupted = launch::shutdown();
     tokio::pin!(interrupted);
     let mut stack = Stack::new(plan, output, Record::create(output))?;
     let result = tokio::select! {
@@ -55,7 +55,7 @@ pub(crate) async fn run(global: &Global, output: &Output, args: DevArgs) -> Resu
     };
     tokio::select! {
         () = stack.stop() => {}
-        _ = interrupt::again() => stack.kill().await,
+        _ = launch::shutdown_again() => stack.kill().await,
     }
     result
 }

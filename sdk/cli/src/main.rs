@@ -8,7 +8,7 @@ mod args;
 mod command;
 mod dev;
 mod failure;
-mod interrupt;
+mod locate;
 mod output;
 mod sample;
 mod supervised;

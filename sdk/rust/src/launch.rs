@@ -13,6 +13,7 @@ use std::{
     fs,
     io::{self, IsTerminal},
     path::{Path, PathBuf},
+    time::Duration,
 };
 
 use clap::{
@@ -22,6 +23,9 @@ use clap::{
 use serde_json::Value;
 use tokio::signal::unix::{SignalKind, signal};
 use tracing_subscriber::EnvFilter;
+
+/// How long a signal that comes again says nothing new.
+const SAME_WISH: Duration = Duration::from_millis(500);
 
 /// The options that every program has. Flatten it into the program's own.
 #[derive(Args, Clone, Debug)]
@@ -105,6 +109,18 @@ pub async fn shutdown() -> io::Result<&'static str> {
         _ = terminate.recv() => "SIGTERM",
         _ = interrupt.recv() => "SIGINT",
     })
+}
+
+/// Waits for a signal after the first one, by which a user who has waited long enough ends a program at once.
+///
+/// `timeout` and other wrappers signal the process and then its group, so that one wish arrives twice. Only what
+/// comes half a second later is a second wish.
+///
+/// # Errors
+/// The signals cannot be listened for.
+pub async fn shutdown_again() -> io::Result<&'static str> {
+    tokio::time::sleep(SAME_WISH).await;
+    shutdown().await
 }
 
 /// Reads what to log, for programs with a `--log` of their own.

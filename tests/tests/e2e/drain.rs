@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use futures_util::{SinkExt, StreamExt};
+use nix::sys::signal::Signal;
 use tokio::net::TcpStream;
 use tokio_tungstenite::{WebSocketStream, client_async, tungstenite::Message};
 use waypost_proto::{
@@ -109,4 +110,26 @@ async fn a_drained_instance_gets_no_request_until_the_drain_is_cancelled() {
         holds(answer.header("x-instance") == "one", || answer.text())
     })
     .await;
+}
+
+/// Wrappers such as `timeout` signal the process and then its group.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_proxy_that_is_told_twice_at_once_to_stop_finishes_what_is_in_flight() {
+    let mut cluster = Cluster::builder().start().await;
+    let client = cluster.client();
+    let _shop = RegisteredService::start(&client, "shop", "shop-1").await;
+    cluster.converged().await;
+    let slow = tokio::spawn(get(cluster.traffic(), "/shop/slow?ms=1500"));
+    eventually("the request is in flight", Duration::from_secs(10), async || {
+        let proxy = get(cluster.proxies[0].admin, "/metrics").await.text();
+        let line =
+            proxy.lines().find(|line| line.starts_with("http_server_active_requests")).unwrap_or_default();
+        holds(line.ends_with(" 1"), || line.to_owned())
+    })
+    .await;
+    cluster.proxies[0].process.signal(Signal::SIGTERM);
+    cluster.proxies[0].process.signal(Signal::SIGTERM);
+    let status = cluster.proxies[0].process.ended().await;
+    let answer = slow.await.expect("the request ends");
+    assert!(status.success() && answer.status == 200, "{status} {}", answer.status);
 }

@@ -32,6 +32,8 @@ enum Operation {
     Complete,
 }
 
+const LIMITS: Limits = Limits { history: 100, retention: Duration::from_secs(60), allowance: Duration::ZERO };
+
 const KEYS: [&str; 6] = ["a/1", "a/2", "b/1", "b/2", "c/1", "c/2"];
 
 fn operation() -> impl Strategy<Value = Operation> {
@@ -75,7 +77,7 @@ impl World {
     fn new() -> Self {
         let store = Memory::new();
         let clock = ManualClock::new();
-        let state = State::load(now(store.load()).expect("it loads"), 100, clock.now());
+        let state = State::load(now(store.load()).expect("it loads"), LIMITS, clock.now());
         let watch = now(store.watch(0)).expect("it is watched");
         Self { proxy: state.snapshot(), watch, store, clock, state }
     }
@@ -115,7 +117,10 @@ impl World {
                 let lapse = if hold { Lapse::Hold(TTL) } else { Lapse::Expire };
                 Some(plan::lapse(view, &key(text), epoch(text)?, lapse, now))
             }
-            Operation::EndOverride { key: text } => Some(plan::end_override(view, &key(text), now)),
+            Operation::EndOverride { key: text } => {
+                let word = view.record(&key(text))?.overridden.clone()?;
+                Some(plan::end_override(view, &key(text), &word))
+            }
             Operation::Forget { service } => {
                 let service: ServiceKey = service.parse().expect("a good name");
                 let expected = view.services.get(&service)?.empty.as_ref()?.revision;
@@ -137,18 +142,18 @@ impl World {
         }
         let commit = now(self.watch.next()).expect("it goes on").expect("a commit");
         let applied = self.state.apply(&commit);
-        self.proxy = follow(&self.proxy, vec![applied]);
+        self.proxy = follow(&self.proxy, applied);
         true
     }
 }
 
 /// A proxy's snapshot after some publications, which must come in order.
-fn follow(proxy: &Snapshot, applied: Vec<Applied>) -> Snapshot {
-    applied.into_iter().filter_map(|applied| applied.publication).fold(proxy.clone(), |proxy, publication| {
-        assert!(publication.revision > proxy.revision(), "revisions grow");
-        let settled = publication.settled;
-        proxy.change(publication.change, publication.revision, settled).expect("nothing dangles").0
-    })
+fn follow(proxy: &Snapshot, applied: Applied) -> Snapshot {
+    let Some(publication) = applied.publication else { return proxy.clone() };
+    assert!(publication.revision > proxy.revision(), "revisions grow");
+    assert!(publication.after >= proxy.revision() && publication.after < publication.revision);
+    let settled = publication.settled;
+    proxy.change(publication.change, publication.revision, settled).expect("nothing dangles").0
 }
 
 fn assert_counts(view: &View) {
@@ -188,14 +193,20 @@ fn assert_lost(view: &View) {
     assert_eq!(held, expected);
 }
 
-fn assert_due(state: &State) {
-    let words =
-        state.view.instances.values().filter_map(|record| {
-            record.overridden.as_ref().map(|word| (word.expires_at, record.key().clone()))
-        });
-    assert_eq!(state.overrides, words.collect());
+/// All that can end does, at some time, and nothing else.
+fn assert_due(state: &State, at: Now) {
+    let far = state.due(at.monotonic + Duration::from_secs(3600));
+    let words = state.view.instances.values();
+    let words = words.filter_map(|record| Some((record.key().clone(), record.overridden.clone()?)));
+    let sorted = |mut named: Vec<(InstanceKey, Override)>| {
+        named.sort_by(|left, right| left.0.cmp(&right.0));
+        named
+    };
+    assert_eq!(sorted(far.overrides), words.collect::<Vec<_>>());
     let empty = state.view.services.values().filter_map(|summary| summary.empty.as_ref());
-    assert_eq!(state.empty_services, empty.map(|empty| (empty.emptied_at, empty.key.clone())).collect());
+    let empty: BTreeMap<_, _> = empty.map(|empty| (empty.key.clone(), empty.revision)).collect();
+    assert_eq!(far.services.into_iter().collect::<BTreeMap<_, _>>(), empty);
+    assert_eq!(far.next, None);
 }
 
 proptest! {
@@ -206,20 +217,21 @@ proptest! {
         operations in vec(operation(), 1..50), away in 0..50_usize
     ) {
         let mut world = World::new();
-        let mut late = State::load(now(world.store.load()).expect("it loads"), 100, world.clock.now());
+        let mut late = State::load(now(world.store.load()).expect("it loads"), LIMITS, world.clock.now());
         let mut late_proxy = late.snapshot();
         for (at, operation) in operations.iter().enumerate() {
             world.run(operation);
             let loaded = now(world.store.load()).expect("it loads");
             prop_assert_eq!(world.state.view().revision(), loaded.revision);
             prop_assert_eq!(world.proxy.position(), world.state.snapshot().position());
-            let fresh = State::load(loaded.clone(), 100, world.clock.now());
+            let fresh = State::load(loaded.clone(), LIMITS, world.clock.now());
+            prop_assert_eq!(fresh.view().head(), loaded.revision, "what is loaded stands for its revision");
             prop_assert_eq!(fresh.snapshot().digest(), world.proxy.digest());
             prop_assert_eq!(fresh.view().settled(), world.state.view().settled());
             for state in [&world.state, &fresh] {
                 assert_counts(state.view());
                 assert_lost(state.view());
-                assert_due(state);
+                assert_due(state, world.clock.now());
             }
             if at == away || at + 1 == operations.len() {
                 late_proxy = follow(&late_proxy, late.catch_up(loaded, world.clock.now()));
@@ -227,7 +239,7 @@ proptest! {
                 prop_assert_eq!(late.view().revision(), world.state.view().revision());
                 assert_counts(late.view());
                 assert_lost(late.view());
-                assert_due(&late);
+                assert_due(&late, world.clock.now());
             }
         }
     }
@@ -239,27 +251,25 @@ fn what_is_due_is_named_with_the_next_that_will_be() {
     for key in ["a/1", "a/2", "b/1"] {
         world.run(&Operation::Register { key, version: "", prefix: "" });
     }
-    let start = world.clock.now().wall;
+    let start = world.clock.now().monotonic;
     world.run(&Operation::Override { key: "a/1", state: Some(InstanceState::Down) });
     world.run(&Operation::Override { key: "a/2", state: Some(InstanceState::Down) });
     world.run(&Operation::Deregister { key: "b/1" });
     let second = Duration::from_secs(1);
-    let due = |after: u32| {
-        let at = start + second * after;
-        world.state.due(at, at - second * 60)
-    };
+    let due = |after: u32| world.state.due(start + second * after);
+    let named = |due: Due| due.overrides.into_iter().map(|(key, _)| key).collect::<Vec<_>>();
     // Overridden at 1 s and 2 s for 5 s each; emptied at 3 s and kept for 60 s.
     assert_eq!(due(5), Due { next: Some(start + second * 6), ..Due::default() });
-    assert_eq!(due(6).overrides, [key("a/1")]);
+    assert_eq!(named(due(6)), [key("a/1")]);
     assert_eq!(due(6).next, Some(start + second * 7));
     assert_eq!((due(7).overrides.len(), due(7).next), (2, Some(start + second * 63)));
-    assert_eq!(due(63).services, ["b".parse().expect("a good name")]);
+    assert_eq!(due(63).services, [("b".parse().expect("a good name"), 6)]);
 }
 
 #[test]
 fn the_history_keeps_the_newest_events() {
     let mut world = World::new();
-    world.state.history_limit = 3;
+    world.state.limits.history = 3;
     for _ in 0..5 {
         world.run(&Operation::Register { key: "a/1", version: "", prefix: "" });
     }

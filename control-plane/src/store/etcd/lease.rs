@@ -104,7 +104,8 @@ pub(super) async fn renew(
             None => unsure.push((at, key.clone(), *epoch)),
         }
     }
-    let ask = |(at, key, epoch)| async move { Ok((at, renew_slowly(shared, &key, epoch).await?)) };
+    let ask =
+        |(at, key, epoch)| async move { Ok::<_, StoreError>((at, renew_slowly(shared, &key, epoch).await?)) };
     let answers = stream::iter(unsure).map(ask).buffer_unordered(AT_ONCE);
     let answers: Vec<(usize, Renewal)> = answers.try_collect().await?;
     for (at, renewal) in answers {
@@ -167,7 +168,8 @@ async fn read(shared: &Shared, key: &InstanceKey) -> Result<(At<Granted>, At<Ali
         Some(TxnOpResponse::Get(found)) => found.kvs().first(),
         _ => None,
     };
-    let terms = entry(0).map(|entry| Ok((load::changed(entry), terms(entry)?))).transpose()?;
+    let terms =
+        entry(0).map(|entry| Ok::<_, StoreError>((load::changed(entry), terms(entry)?))).transpose()?;
     Ok((terms, entry(1).map(|entry| (load::changed(entry), living(entry)))))
 }
 

@@ -14,7 +14,6 @@ use crate::{
     api,
     args::{Global, RegisterArgs},
     failure::{Exit, Failure},
-    interrupt,
     output::{Output, text},
 };
 
@@ -135,7 +134,7 @@ async fn leave(
     say.event("draining", &words)?;
     let outcome = tokio::select! {
         outcome = registered.drain(deadline) => outcome,
-        again = interrupt::again() => {
+        again = launch::shutdown_again() => {
             return Err(Failure::new(Exit::Failed, format!("left without waiting for the drain, by a second {}", again?)));
         }
     };

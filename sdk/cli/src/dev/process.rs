@@ -18,8 +18,11 @@ use tokio::{
     sync::{mpsc, watch},
 };
 
-use super::{locate, log::Log};
-use crate::failure::{Exit, Failure};
+use super::log::Log;
+use crate::{
+    failure::{Exit, Failure},
+    locate,
+};
 
 /// The addresses that a program says it listens on, by their names.
 pub(super) type Addresses = BTreeMap<String, SocketAddr>;

@@ -6,7 +6,7 @@ use futures_util::future::join_all;
 use tokio::time::Instant;
 
 use super::{
-    http, locate,
+    http,
     log::Log,
     plan::{Plan, SampleUnit},
     ports,
@@ -16,6 +16,7 @@ use super::{
 };
 use crate::{
     failure::{Exit, Failure},
+    locate,
     output::{Output, text},
 };
 

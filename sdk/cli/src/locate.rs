@@ -12,7 +12,7 @@ use crate::failure::{Exit, Failure};
 ///
 /// # Errors
 /// It is in neither place; both are named.
-pub(super) fn program(name: &str) -> Result<PathBuf, Failure> {
+pub(crate) fn program(name: &str) -> Result<PathBuf, Failure> {
     let own = env::current_exe().ok();
     find(name, own.as_deref().and_then(Path::parent), env::var_os("PATH").as_deref())
 }
@@ -21,7 +21,7 @@ pub(super) fn program(name: &str) -> Result<PathBuf, Failure> {
 ///
 /// # Errors
 /// The system does not say where it is.
-pub(super) fn this_program() -> Result<PathBuf, Failure> {
+pub(crate) fn this_program() -> Result<PathBuf, Failure> {
     env::current_exe().map_err(|error| {
         Failure::new(Exit::Failed, format!("this program cannot find its own file: {error}"))
     })

@@ -1,0 +1,230 @@
+//! Who is alive: the checks in Consul, beats that come through this process, and whether Consul itself stood still.
+//!
+//! Deliberately absent: what becomes of a lease that has lapsed.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    hash::{DefaultHasher, Hash, Hasher},
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use futures_util::{StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+use waypost_proto::name::InstanceKey;
+
+use super::{
+    Inner,
+    api::{Check, Reading, ServiceHealth},
+    catalog::Because,
+    layout::{OURS, catalog_name, epoch_in},
+};
+use crate::store::{Renewal, StoreError};
+
+/// How many beats are passed on at once.
+const BEATS: usize = 32;
+/// How often Consul is asked whether it answers.
+const PULSE: Duration = Duration::from_secs(1);
+/// Answering later than this, Consul stood still, and beats with it.
+const STANDSTILL: Duration = Duration::from_secs(1);
+/// A beat that took longer than this may have come too late for the check that it renewed.
+const PROMPT: Duration = Duration::from_millis(300);
+const ASK_AGAIN: Duration = Duration::from_millis(500);
+const PASSING: &str = "passing";
+/// The check of a node by its peers.
+const SERF: &str = "serfHealth";
+
+/// What the checks of services say that are not ours: a digest for each service's name. It changes when one of its
+/// checks does, or one of a node.
+pub(super) type Others = BTreeMap<String, u64>;
+
+/// Keeps up with all checks until the store is closed.
+pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
+    let mut index = 0;
+    let ours = inner.layout.ids().replace('.', "\\.");
+    // Without discovery nothing else is of interest.
+    let filter = format!("CheckID == \"{SERF}\" or ServiceID matches \"^{ours}\"");
+    let filter = (!inner.discovers).then_some(filter.as_str());
+    loop {
+        let asked = inner.api.get::<Vec<Check>>("health/state/any", filter, Reading::After(index));
+        let outcome = tokio::select! {
+            outcome = asked => outcome,
+            () = closed.cancelled() => return,
+        };
+        match outcome {
+            Ok(answer) => {
+                index = if answer.index < index { 0 } else { answer.index.max(1) };
+                inner.take_checks(&answer.value);
+            }
+            Err(error) => {
+                tracing::debug!(?error, "the checks cannot be read, trying again");
+                index = 0;
+                tokio::select! {
+                    () = tokio::time::sleep(ASK_AGAIN) => {}
+                    () = closed.cancelled() => return,
+                }
+            }
+        }
+    }
+}
+
+/// Notices when Consul stands still or is away, until the store is closed: no beat comes through then, so that all
+/// leases get their full length when it is back.
+pub(super) async fn feel_pulse(inner: Arc<Inner>, closed: CancellationToken) {
+    let mut missed = false;
+    loop {
+        let asked = inner.api.get::<String>("status/leader", None, Reading::Default);
+        tokio::pin!(asked);
+        let mut outcome = tokio::select! {
+            outcome = &mut asked => Some(outcome),
+            () = tokio::time::sleep(STANDSTILL) => None,
+            () = closed.cancelled() => return,
+        };
+        if outcome.is_none() {
+            missed = true;
+            inner.stands_still.store(true, Ordering::Release);
+            outcome = tokio::select! {
+                outcome = asked => Some(outcome),
+                () = closed.cancelled() => return,
+            };
+        }
+        let leads = matches!(&outcome, Some(Ok(leader)) if !leader.value.is_empty());
+        if leads && missed {
+            inner.give_time();
+            tracing::warn!(
+                store = inner.url,
+                "Consul did not answer for a while, leases get time to be renewed"
+            );
+        }
+        missed = !leads;
+        inner.stands_still.store(missed, Ordering::Release);
+        tokio::select! {
+            () = tokio::time::sleep(PULSE) => {}
+            () = closed.cancelled() => return,
+        }
+    }
+}
+
+impl Inner {
+    fn give_time(&self) {
+        if let Some(mirror) = &mut self.state.lock().mirror {
+            mirror.give_time(Instant::now());
+        }
+    }
+
+    fn take_checks(&self, checks: &[Check]) {
+        let passing = passing(checks, self.layout.ids());
+        self.others.send_replace(others(checks));
+        if let Some(mirror) = &mut self.state.lock().mirror {
+            mirror.set_passing(passing, Instant::now());
+        }
+    }
+
+    /// Renews leases; the answers are in the same order.
+    pub(super) async fn beats(&self, beats: &[(InstanceKey, u64)]) -> Result<Vec<Renewal>, StoreError> {
+        if !self.is_open() || beats.iter().any(|(key, epoch)| self.standing(key, *epoch).is_some()) {
+            // What another process has committed a moment ago counts.
+            self.catch_up().await?;
+        }
+        let beats = beats.iter().cloned();
+        let pass_on = stream::iter(beats.map(async |(key, epoch)| self.one_beat(&key, epoch).await));
+        let outcomes: Vec<Result<Renewal, StoreError>> = pass_on.buffered(BEATS).collect().await;
+        outcomes.into_iter().collect()
+    }
+
+    /// Why a lease cannot be renewed; `None`: it can.
+    fn standing(&self, key: &InstanceKey, epoch: u64) -> Option<Renewal> {
+        let state = self.state.lock();
+        match state.mirror.as_ref().and_then(|mirror| mirror.contents.lease(key)) {
+            None => Some(Renewal::Unknown),
+            Some((held, _)) if held != epoch => Some(Renewal::Stale),
+            Some(_) => None,
+        }
+    }
+
+    async fn one_beat(&self, key: &InstanceKey, epoch: u64) -> Result<Renewal, StoreError> {
+        if let Some(renewal) = self.standing(key, epoch) {
+            return Ok(renewal);
+        }
+        let begun = Instant::now();
+        let (rest, passed) = {
+            let mut state = self.state.lock();
+            let Some(mirror) = &mut state.mirror else { return Ok(Renewal::Unknown) };
+            let before = (mirror.own_rest(key, begun), mirror.passes(key, epoch));
+            // It is in our hands now: that Consul is slow is not its fault.
+            mirror.beat(key, epoch, begun);
+            before
+        };
+        self.show(key, Because::Beat).await?;
+        let took = begun.elapsed();
+        let passes = || self.state.lock().mirror.as_ref().is_some_and(|mirror| mirror.passes(key, epoch));
+        // Nobody can have found the lease lapsed where it had not, by our clock or by Consul's, until it was renewed.
+        if took < rest || (passed && took < PROMPT && passes()) {
+            return Ok(Renewal::Renewed);
+        }
+        match self.jobs.revive(key.clone(), epoch, self.api.timeout()).await {
+            Ok(()) => Ok(Renewal::Renewed),
+            Err(StoreError::Conflict { .. }) => Ok(self.standing(key, epoch).unwrap_or(Renewal::Unknown)),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks once more, at the leader, whether a lease has lapsed.
+    ///
+    /// # Errors
+    /// [`StoreError::Conflict`] where it has not.
+    pub(super) async fn must_have_lapsed(&self, key: &InstanceKey) -> Result<(), StoreError> {
+        let (alive, lease, conflict) = {
+            let state = self.state.lock();
+            let Some(mirror) = &state.mirror else { return Ok(()) };
+            let lapsed = mirror.has_lapsed(key, Instant::now());
+            (!lapsed, mirror.contents.lease(key), mirror.contents.conflict(key))
+        };
+        let Some((epoch, _)) = lease else { return Ok(()) };
+        if alive {
+            return Err(conflict);
+        }
+        let path = format!("health/service/{}", catalog_name(key.service()));
+        let filter = format!("Service.ID == \"{}\"", self.layout.service_id(key));
+        let found = self.api.get::<Vec<ServiceHealth>>(path, Some(&filter), Reading::Consistent).await;
+        let found = found?.value;
+        let checks: Vec<Check> = found.into_iter().flat_map(|service| service.checks).collect();
+        let epochs = passing(&checks, self.layout.ids()).remove(&self.layout.service_id(key));
+        if epochs.is_some_and(|epochs| epochs.contains(&epoch)) { Err(conflict) } else { Ok(()) }
+    }
+}
+
+/// The epochs of our leases that are alive, by the instance's id in the catalog.
+fn passing(checks: &[Check], ours: &str) -> HashMap<String, Vec<u64>> {
+    let failed: HashSet<&str> = checks
+        .iter()
+        .filter(|check| check.check_id == SERF && check.status != PASSING)
+        .map(|check| check.node.as_str())
+        .collect();
+    let mut passing: HashMap<String, Vec<u64>> = HashMap::new();
+    let leases = checks.iter().filter(|check| check.service_id.starts_with(ours) && check.status == PASSING);
+    for check in leases.filter(|check| !failed.contains(check.node.as_str())) {
+        if let Some(epoch) = epoch_in(&check.notes) {
+            passing.entry(check.service_id.clone()).or_default().push(epoch);
+        }
+    }
+    passing
+}
+
+fn others(checks: &[Check]) -> Others {
+    let digest = |check: &Check| {
+        let mut hasher = DefaultHasher::new();
+        (&check.node, &check.check_id, &check.status, check.modify_index).hash(&mut hasher);
+        hasher.finish()
+    };
+    let nodes = checks.iter().filter(|check| check.service_id.is_empty());
+    let nodes = nodes.fold(0_u64, |sum, check| sum.wrapping_add(digest(check)));
+    let mut others = Others::new();
+    for check in
+        checks.iter().filter(|check| !check.service_id.is_empty() && !check.service_id.starts_with(OURS))
+    {
+        let sum = others.entry(check.service_name.clone()).or_insert(nodes);
+        *sum = sum.wrapping_add(digest(check));
+    }
+    others
+}

@@ -1,0 +1,29 @@
+-- Begins the registry's history if there is none, and a new term where this server may not hold all that its
+-- predecessor acknowledged: it was started since, or took over, or a control plane has seen a later revision.
+-- A term begins above every revision that anybody has seen, and remembers none of those before.
+-- ARGV: the server's run id, an id for a new history, the latest revision seen, the format. Answers the history.
+local meta, changes, events = KEYS[1], KEYS[7], KEYS[8]
+local run, history, seen, format = ARGV[1], ARGV[2], tonumber(ARGV[3]), ARGV[4]
+local TERM = 1000000
+
+local function above(revision)
+  return string.format('%.0f', (math.floor(revision / TERM) + 1) * TERM)
+end
+
+local known = redis.call('HMGET', meta, 'history', 'run', 'revision', 'format')
+if known[4] and known[4] ~= format then
+  return redis.error_reply('NEWFORMAT the registry is kept in format ' .. known[4] .. ', this control plane reads ' .. format)
+end
+if not known[1] then
+  local first = '0'
+  if seen > 0 then first = above(seen) end
+  redis.call('DEL', changes, events)
+  redis.call('HSET', meta, 'history', history, 'run', run, 'revision', first, 'format', format)
+  return history
+end
+local revision = tonumber(known[3]) or 0
+if known[2] ~= run or revision < seen then
+  redis.call('XTRIM', changes, 'MAXLEN', 0)
+  redis.call('HSET', meta, 'run', run, 'revision', above(math.max(revision, seen)))
+end
+return known[1]
