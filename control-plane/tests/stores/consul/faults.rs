@@ -78,19 +78,25 @@ async fn standstill() {
     let outcome = store.commit(put(record("users/b", 1), None), Now::read()).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
     assert!(begun.elapsed() < Duration::from_secs(2), "within the timeout: {:?}", begun.elapsed());
-    while begun.elapsed() < Duration::from_secs(3) {
-        let _ = store.renew(&beat, Now::read()).await;
+    while begun.elapsed() < TTL * 2 {
         let lapsed = store.lapsed(Now::read()).await;
         assert!(lapsed.is_err() || lapsed.is_ok_and(|lapsed| lapsed.leases.is_empty()));
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
     server.server.thaw();
-    // The check has failed meanwhile, but the beats of this time were none of the instance's fault.
-    let renewed = until("beats come through again", async || {
+    // The check has failed meanwhile. That no beat came through was none of the instance's fault.
+    until("Consul misses the beats", async || {
+        let (_, body) = server.ask("GET", "/v1/health/state/critical", "", "");
+        body.contains("TTL expired").then_some(())
+    })
+    .await;
+    let noticed = Instant::now();
+    while noticed.elapsed() < TTL / 2 {
         let lapsed = store.lapsed(Now::read()).await.expect("it answers").leases;
-        assert!(lapsed.is_empty(), "{lapsed:?}");
-        store.renew(&beat, Now::read()).await.ok()
-    });
-    assert_eq!(renewed.await, [Renewal::Renewed]);
+        assert!(lapsed.is_empty(), "{:?} after it was missed", noticed.elapsed());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert_eq!(store.renew(&beat, Now::read()).await, Ok(vec![Renewal::Renewed]));
     // The commit without an answer was made or not, but not half, and not twice.
     let loaded = store.load().await.expect("it loads");
     let made = loaded.records.iter().any(|record| record.key().id() == "b");

@@ -144,11 +144,24 @@ async fn in_the_catalog() {
         event: Some(event_of(EventKind::Draining)),
     };
     let revision = store.commit(drain, Now::read()).await.expect("it commits");
-    until("it is in maintenance", async || listed("?passing").await.is_empty().then_some(())).await;
+    let beat = [(held.key().clone(), 1)];
+    until("it is in maintenance", async || {
+        store.renew(&beat, Now::read()).await.expect("it answers");
+        listed("?passing").await.is_empty().then_some(())
+    })
+    .await;
+    let states: Vec<Value> = listed("").await.remove(0)["Checks"].as_array().cloned().unwrap_or_default();
+    let critical: Vec<&Value> = states.iter().filter(|check| check["Status"] == "critical").collect();
+    assert!(
+        critical.len() == 1 && critical[0]["Notes"] == "draining: deploy",
+        "its lease goes on: {states:?}"
+    );
     assert!(!resolves(&server, &name), "DNS leaves it out");
     tokio::time::sleep(TTL / 2).await;
-    let beat = store.renew(&[(held.key().clone(), 1)], Now::read()).await;
-    assert!(beat.is_ok() && store.lapsed(Now::read()).await.expect("it answers").leases.is_empty());
+    assert!(
+        store.renew(&beat, Now::read()).await.is_ok()
+            && store.lapsed(Now::read()).await.expect("it answers").leases.is_empty()
+    );
     let gone = Mutation::Remove {
         key: held.key().clone(),
         expected: revision,
