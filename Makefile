@@ -42,8 +42,9 @@ lint: setup ## Check formatting, lints, licences and banned crates; warnings are
 fmt: ## Format the code
 	cargo fmt --all
 
-bench: ## Measure against nginx and HAProxy, and print ratios (see tests/BENCHMARKS.md)
+bench: ## Measure against nginx, HAProxy and the stores themselves, and print ratios (see tests/BENCHMARKS.md)
 	@tests/setup.sh --bench
+	@tests/setup.sh --servers
 	@cargo build --release --workspace --bins
 	cargo bench -p waypost-tests
 

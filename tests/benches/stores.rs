@@ -1,0 +1,178 @@
+//! What each store costs: from a change to applied at a proxy of another control plane, beside the store's own
+//! latency from a write to its watch; how long a big registry takes to load, and what it takes in memory.
+//!
+//! The servers write to disk before they acknowledge, so that the floor has that in it, too. `WAYPOST_BENCH_INSTANCES`
+//! makes the registry smaller.
+
+use std::{
+    env,
+    net::SocketAddr,
+    time::{Duration, Instant, SystemTime},
+};
+
+use hdrhistogram::Histogram;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpStream,
+    time::{MissedTickBehavior, interval, sleep},
+};
+use waypost_proto::{
+    time,
+    v1::{SubscribeResponse, subscribe_response::Kind},
+};
+use waypost_tests::{
+    cluster::{ControlPlane, strings},
+    measure::{Subscriber, big, register_all, resident, say},
+    servers::{self, consul::Consul, etcd::Etcd, redis::Redis},
+};
+
+const INSTANCES: u32 = 100_000;
+const CHANGES: u32 = 500;
+const CHANGES_A_SECOND: u32 = 50;
+const FLOOR_SAMPLES: u32 = 300;
+/// How much more than the floor's p99 a change may take.
+const TARGET: Duration = Duration::from_millis(10);
+/// How long a watcher of the floor gets until the write: longer than it needs to begin.
+const WATCH_FIRST: Duration = Duration::from_millis(5);
+
+#[tokio::main]
+async fn main() {
+    let asked = env::var("WAYPOST_BENCH_INSTANCES").ok().and_then(|count| count.parse().ok());
+    let instances = asked.unwrap_or(INSTANCES);
+    match servers::redis::missing() {
+        Some(why) => say(format!("redis: skipped: {why}")),
+        None => {
+            let redis = Redis::start(&[]);
+            let floor = redis_floor(redis.port).await;
+            measure("redis", &format!("redis://127.0.0.1:{}", redis.port), &floor, instances).await;
+        }
+    }
+    if servers::etcd::installed() {
+        let etcd = Etcd::start(None, &["--quota-backend-bytes", "8000000000"]);
+        let floor = etcd_floor(etcd.port).await;
+        measure("etcd", &format!("etcd://127.0.0.1:{}", etcd.port), &floor, instances).await;
+    } else {
+        say("etcd: skipped: etcd-server and etcd-client are not installed");
+    }
+    if servers::consul::program().is_some() {
+        let consul = Consul::start("");
+        let floor = tokio::task::block_in_place(|| consul_floor(&consul));
+        let url = format!("consul://127.0.0.1:{}?discover=false", consul.port);
+        measure("consul", &url, &floor, instances).await;
+    } else {
+        say("consul: skipped: consul is not installed");
+    }
+}
+
+/// Two control planes; changes go to one, and are awaited at the other.
+async fn measure(name: &str, url: &str, floor: &Histogram<u64>, instances: u32) {
+    let arguments = strings(&["--store", url]);
+    let first = ControlPlane::start(&arguments).await;
+    let begun = Instant::now();
+    register_all(&first.api, (0..instances).map(big)).await;
+    let registered = begun.elapsed();
+
+    let before = Instant::now();
+    let second = ControlPlane::start(&arguments).await;
+    let loaded = before.elapsed();
+    let memory = resident(second.process.id());
+    let mut subscriber = Subscriber::start(&second.api, "bench").await;
+
+    let mut took = histogram();
+    let mut ticks = interval(Duration::from_secs(1) / CHANGES_A_SECOND);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    for number in 0..CHANGES {
+        ticks.tick().await;
+        let mut instance = big(number % instances);
+        instance.version = format!("2.0.{number}");
+        let changed = first.api.register(&instance, Duration::from_secs(3600)).await.expect("a lease");
+        while subscriber.revision() < changed.revision {
+            let SubscribeResponse { kind: Some(Kind::Delta(delta)) } = subscriber.apply_next().await else {
+                continue;
+            };
+            let committed = delta.committed_at.as_ref().map_or(SystemTime::UNIX_EPOCH, time::system_time);
+            let elapsed = SystemTime::now().duration_since(committed).unwrap_or_default();
+            took.saturating_record(microseconds(elapsed));
+        }
+    }
+
+    let at = |all: &Histogram<u64>, quantile| Duration::from_micros(all.value_at_quantile(quantile));
+    say(format!(
+        "{name}: {instances} instances, at most {CHANGES_A_SECOND} changes a second, two control planes"
+    ));
+    say(format!("  the store's own write -> watch  p50 {:?}   p99 {:?}", at(floor, 0.5), at(floor, 0.99)));
+    say(format!("  change -> applied               p50 {:?}   p99 {:?}", at(&took, 0.5), at(&took, 0.99)));
+    let met = at(&took, 0.99) <= at(floor, 0.99) + TARGET;
+    say(format!("  target: p99 <= the floor's + {TARGET:?}: {}", if met { "met" } else { "MISSED" }));
+    say(format!(
+        "  registered in {registered:.1?}; loaded by another control plane in {loaded:.1?}, {} MiB resident, {} B per instance",
+        memory >> 20,
+        memory / u64::from(instances)
+    ));
+}
+
+async fn redis_floor(port: u16) -> Histogram<u64> {
+    let address = SocketAddr::from(([127, 0, 0, 1], port));
+    let mut writer = TcpStream::connect(address).await.expect("the server listens");
+    let mut watcher = TcpStream::connect(address).await.expect("the server listens");
+    let (mut floor, mut answer) = (histogram(), [0; 4096]);
+    for _ in 0..FLOOR_SAMPLES {
+        watcher.write_all(b"XREAD BLOCK 5000 STREAMS floor $\r\n").await.expect("it is sent");
+        sleep(WATCH_FIRST).await;
+        let begun = Instant::now();
+        writer.write_all(b"XADD floor * key value\r\n").await.expect("it is sent");
+        watcher.read(&mut answer).await.expect("an answer");
+        floor.saturating_record(microseconds(begun.elapsed()));
+        writer.read(&mut answer).await.expect("an answer");
+    }
+    floor
+}
+
+async fn etcd_floor(port: u16) -> Histogram<u64> {
+    let mut client =
+        etcd_client::Client::connect([format!("http://127.0.0.1:{port}")], None).await.expect("a client");
+    let mut watch = client.watch("floor", None).await.expect("a watch");
+    watch.message().await.expect("it is created");
+    let mut floor = histogram();
+    for number in 0..FLOOR_SAMPLES {
+        let begun = Instant::now();
+        let put = client.put("floor", number.to_string(), None);
+        let (put, seen) = tokio::join!(put, watch.message());
+        floor.saturating_record(microseconds(begun.elapsed()));
+        put.expect("it is put");
+        seen.expect("it is seen");
+    }
+    floor
+}
+
+fn consul_floor(consul: &Consul) -> Histogram<u64> {
+    let index = |body: &str| -> u64 {
+        let entries: serde_json::Value = serde_json::from_str(body).expect("JSON");
+        entries[0]["ModifyIndex"].as_u64().expect("an index")
+    };
+    let mut floor = histogram();
+    consul.ask("PUT", "/v1/kv/floor", "", "0");
+    for number in 0..FLOOR_SAMPLES {
+        let known = index(&consul.ask("GET", "/v1/kv/floor", "", "").1);
+        let begun = std::thread::scope(|scope| {
+            let watched = scope.spawn(|| {
+                consul.ask("GET", &format!("/v1/kv/floor?index={known}&wait=5s"), "", "");
+                Instant::now()
+            });
+            std::thread::sleep(WATCH_FIRST);
+            let begun = Instant::now();
+            consul.ask("PUT", "/v1/kv/floor", "", &number.to_string());
+            watched.join().expect("it is seen").saturating_duration_since(begun)
+        });
+        floor.saturating_record(microseconds(begun));
+    }
+    floor
+}
+
+fn histogram() -> Histogram<u64> {
+    Histogram::new_with_bounds(1, 60_000_000, 3).expect("the bounds are in order")
+}
+
+fn microseconds(time: Duration) -> u64 {
+    u64::try_from(time.as_micros()).unwrap_or(u64::MAX)
+}
