@@ -238,7 +238,7 @@ async fn epochs_grow_and_events_are_in_order_whoever_is_asked() {
         }
         pair.clock.pass(SECOND);
     }
-    let times: Vec<_> = pair.events().iter().map(|event| event.time.clone()).collect();
+    let times: Vec<_> = pair.events().iter().map(|event| event.time).collect();
     let nanos = |time: &Option<pbjson_types::Timestamp>| {
         time.as_ref().map(|time| i128::from(time.seconds) * 1_000_000_000 + i128::from(time.nanos))
     };
