@@ -88,6 +88,7 @@ impl Args {
                 retention: self.service_retention,
                 history_limit: self.event_history as usize,
                 suspect_hold: self.suspect_hold,
+                store_limit: self.store_timeout,
                 ..registry::Options::default()
             },
             hub: HubOptions {
