@@ -121,9 +121,10 @@ async fn redis_floor(port: u16) -> Histogram<u64> {
         sleep(WATCH_FIRST).await;
         let begun = Instant::now();
         writer.write_all(b"XADD floor * key value\r\n").await.expect("it is sent");
-        watcher.read(&mut answer).await.expect("an answer");
+        let seen = watcher.read(&mut answer).await.expect("an answer");
         floor.saturating_record(microseconds(begun.elapsed()));
-        writer.read(&mut answer).await.expect("an answer");
+        let acknowledged = writer.read(&mut answer).await.expect("an answer");
+        assert!(seen > 0 && acknowledged > 0, "the server has hung up");
     }
     floor
 }
@@ -159,7 +160,7 @@ fn consul_floor(consul: &Consul) -> Histogram<u64> {
                 consul.ask("GET", &format!("/v1/kv/floor?index={known}&wait=5s"), "", "");
                 Instant::now()
             });
-            std::thread::sleep(WATCH_FIRST);
+            std::thread::park_timeout(WATCH_FIRST);
             let begun = Instant::now();
             consul.ask("PUT", "/v1/kv/floor", "", &number.to_string());
             watched.join().expect("it is seen").saturating_duration_since(begun)
