@@ -113,7 +113,7 @@ pub(super) async fn run(
             }
             let keys: HashSet<InstanceKey> = batch.drain(..).filter(|key| inner.catalog.shows(key)).collect();
             let show = async |key: InstanceKey| {
-                if let Err(error) = inner.show(&key, Because::Change).await {
+                if let Err(error) = inner.show(&key, Because::Change).await.map_err(StoreError::from) {
                     tracing::warn!(instance = %key, %error, "Consul's catalog does not show the instance as it is");
                 }
             };
@@ -135,7 +135,7 @@ pub(super) async fn show_granted(
 ) {
     let keys = stream::unfold(granted, async |mut granted| granted.recv().await.map(|key| (key, granted)));
     let show = async |key: InstanceKey| {
-        if let Err(error) = inner.show(&key, Because::Grant).await {
+        if let Err(error) = inner.show(&key, Because::Grant).await.map_err(StoreError::from) {
             tracing::warn!(instance = %key, %error, "Consul's catalog does not show the instance before its next beat");
         }
     };
@@ -150,7 +150,7 @@ impl Inner {
     ///
     /// # Errors
     /// The agent cannot be reached, or refuses.
-    pub(super) async fn show(&self, key: &InstanceKey, because: Because) -> Result<(), StoreError> {
+    pub(super) async fn show(&self, key: &InstanceKey, because: Because) -> Result<(), CallError> {
         let _in_order = self.catalog.locks[usize::try_from(digest_of(key)).unwrap_or(0) % LOCKS].lock().await;
         let record = {
             let state = self.state.lock();
@@ -169,7 +169,7 @@ impl Inner {
             Err(error) => {
                 // What the agent knows is not known any more: the next beat tells it everything.
                 self.catalog.shown.lock().remove(key);
-                return Err(error.into());
+                return Err(error);
             }
         }
         Ok(())
@@ -227,7 +227,8 @@ impl Inner {
         Ok(now)
     }
 
-    async fn hide(&self, key: &InstanceKey) -> Result<(), CallError> {
+    /// Takes an instance from the agent.
+    pub(super) async fn hide(&self, key: &InstanceKey) -> Result<(), CallError> {
         let id = self.layout.service_id(key);
         self.deregister(id).await
     }

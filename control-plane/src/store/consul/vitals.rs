@@ -16,7 +16,7 @@ use waypost_proto::name::InstanceKey;
 use super::{
     Inner,
     answers::{Check, ServiceHealth},
-    api::Reading,
+    api::{CallError, Reading},
     catalog::Because,
     layout::{OURS, catalog_name, epoch_in},
 };
@@ -168,8 +168,9 @@ impl Inner {
             before
         };
         let shown = match self.show(key, Because::Beat).await {
-            Err(StoreError::Refused(reason)) => {
-                tracing::debug!(instance = %key, reason, "Consul's catalog must not show it: its lease lives in the head");
+            // It may not be shown, or was removed in this moment: the head tells, and can keep the lease alive.
+            Err(error @ (CallError::Refused(_) | CallError::Failed(..))) => {
+                tracing::debug!(instance = %key, ?error, "Consul's catalog does not show it");
                 false
             }
             outcome => outcome.map(|()| true)?,
@@ -186,7 +187,14 @@ impl Inner {
         }
         match self.jobs.revive(key.clone(), epoch, self.api.timeout()).await {
             Ok(()) => Ok(Renewal::Renewed),
-            Err(StoreError::Conflict { .. }) => Ok(self.standing(key, epoch).unwrap_or(Renewal::Unknown)),
+            Err(StoreError::Conflict { .. }) => {
+                let renewal = self.standing(key, epoch).unwrap_or(Renewal::Unknown);
+                if renewal == Renewal::Unknown && shown {
+                    // Where this fails, the check does so in a while, and Consul forgets the service.
+                    let _ = self.hide(key).await;
+                }
+                Ok(renewal)
+            }
             Err(error) => Err(error),
         }
     }
