@@ -27,22 +27,22 @@ pub struct Args {
     #[arg(long, env = "WAYPOST_STORE", default_value = "memory://", value_name = "URL", value_parser = store_url, hide_env_values = true)]
     pub store: String,
     /// The directory in which the memory store writes down what it holds, so that a restart finds it
-    #[arg(long, env = "WAYPOST_DATA_DIR", value_name = "DIR")]
+    #[arg(long, global = true, env = "WAYPOST_DATA_DIR", value_name = "DIR")]
     pub data_dir: Option<PathBuf>,
     /// How long one operation of the store may take
-    #[arg(long, env = "WAYPOST_STORE_TIMEOUT", default_value = "5s", value_name = "TIME", value_parser = time)]
+    #[arg(long, global = true, env = "WAYPOST_STORE_TIMEOUT", default_value = "5s", value_name = "TIME", value_parser = time)]
     pub store_timeout: Duration,
     /// The certificate authorities that sign the store's certificate (PEM); the machine's unless given
-    #[arg(long, env = "WAYPOST_STORE_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_CA", value_name = "FILE")]
     pub store_ca: Option<PathBuf>,
     /// The certificate that is shown to the store (PEM)
-    #[arg(long, env = "WAYPOST_STORE_CERT", value_name = "FILE", requires = "store_key")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_CERT", value_name = "FILE", requires = "store_key")]
     pub store_cert: Option<PathBuf>,
     /// The key of that certificate (PEM)
-    #[arg(long, env = "WAYPOST_STORE_KEY", value_name = "FILE", requires = "store_cert")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_KEY", value_name = "FILE", requires = "store_cert")]
     pub store_key: Option<PathBuf>,
     /// A file with the store's password or token, which command lines should not show
-    #[arg(long, env = "WAYPOST_STORE_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_PASSWORD_FILE", value_name = "FILE")]
     pub store_password_file: Option<PathBuf>,
     /// Where other control planes over the same store reach this one's gRPC; where it listens unless given
     #[arg(long, env = "WAYPOST_ADVERTISE", value_name = "HOST:PORT", value_parser = advertised)]

@@ -14,6 +14,7 @@ mod injected_faults;
 mod killed_instance;
 mod outage_under_load;
 mod rolling_replacement_under_load;
+mod stores;
 
 use std::{env, time::Duration};
 
