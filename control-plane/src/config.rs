@@ -33,16 +33,16 @@ pub struct Args {
     #[arg(long, global = true, env = "WAYPOST_STORE_TIMEOUT", default_value = "5s", value_name = "TIME", value_parser = time)]
     pub store_timeout: Duration,
     /// The certificate authorities that sign the store's certificate (PEM); the machine's unless given
-    #[arg(long, global = true, env = "WAYPOST_STORE_CA", value_name = "FILE")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_CA", value_name = "FILE", value_parser = file)]
     pub store_ca: Option<PathBuf>,
     /// The certificate that is shown to the store (PEM)
-    #[arg(long, global = true, env = "WAYPOST_STORE_CERT", value_name = "FILE", requires = "store_key")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_CERT", value_name = "FILE", value_parser = file, requires = "store_key")]
     pub store_cert: Option<PathBuf>,
     /// The key of that certificate (PEM)
-    #[arg(long, global = true, env = "WAYPOST_STORE_KEY", value_name = "FILE", requires = "store_cert")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_KEY", value_name = "FILE", value_parser = file, requires = "store_cert")]
     pub store_key: Option<PathBuf>,
     /// A file with the store's password or token, which command lines should not show
-    #[arg(long, global = true, env = "WAYPOST_STORE_PASSWORD_FILE", value_name = "FILE")]
+    #[arg(long, global = true, env = "WAYPOST_STORE_PASSWORD_FILE", value_name = "FILE", value_parser = file)]
     pub store_password_file: Option<PathBuf>,
     /// Where other control planes over the same store reach this one's gRPC; where it listens unless given
     #[arg(long, env = "WAYPOST_ADVERTISE", value_name = "HOST:PORT", value_parser = advertised)]
@@ -158,6 +158,14 @@ pub(crate) fn store_url(text: &str) -> Result<String, String> {
     Location::parse(text).map(|_| text.to_owned()).map_err(|error| error.to_string())
 }
 
+fn file(text: &str) -> Result<PathBuf, String> {
+    match fs::metadata(text) {
+        Ok(found) if found.is_file() => Ok(PathBuf::from(text)),
+        Ok(_) => Err("must be a file, and is something else".to_owned()),
+        Err(error) => Err(format!("must be a file that can be read: {error}")),
+    }
+}
+
 fn time(text: &str) -> Result<Duration, String> {
     let most = Duration::from_secs(30 * 24 * 3600);
     let parsed = humantime::parse_duration(text).ok().filter(|time| *time <= most);
@@ -193,6 +201,8 @@ mod tests {
             ("--store", "cassandra://somewhere", "there are memory://, redis://"),
             ("--store", "redis://:70000", "a host must be"),
             ("--store-timeout", "5", "must be a time with a unit"),
+            ("--store-ca", "/nowhere", "must be a file that can be read"),
+            ("--store-password-file", "/", "must be a file, and is something else"),
             ("--advertise", "0.0.0.0:7400", "for listening only"),
             ("--replica-id", "a b", "must be"),
         ] {
