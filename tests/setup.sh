@@ -20,7 +20,6 @@ package_of() {
         cc) echo "gcc libc6-dev" ;;
         curl) echo "curl ca-certificates" ;;
         nginx) echo "nginx-light" ;;
-        protoc) echo "protobuf-compiler libprotobuf-dev" ;;
         redis-cli) echo "redis-tools" ;;
         etcd) echo "etcd-server" ;;
         etcdctl) echo "etcd-client" ;;
@@ -73,11 +72,26 @@ ensure() {
     install $packages
 }
 
-# Whether protoc finds the files that come with it.
-has_protobuf_files() {
-    for folder in "$(dirname "$(command -v protoc)")/../include" /usr/include /usr/local/include; do
+# Whether protoc is there with the files that come with it. protox, which may stand for it, has them inside.
+has_protoc() {
+    protoc=$(command -v protoc) || return 1
+    case $(readlink -f "$protoc") in */protox) return 0 ;; esac
+    for folder in "$(dirname "$protoc")/../include" /usr/include /usr/local/include; do
         [ -f "$folder/google/protobuf/descriptor.proto" ] && return 0
     done
+    return 1
+}
+
+# protoc, or where it cannot be had without an administrator, the same in Rust.
+ensure_protoc() {
+    has_protoc && return 0
+    install protobuf-compiler libprotobuf-dev && return 0
+    say "building protox, which takes protoc's place"
+    bin=${CARGO_HOME:-$HOME/.cargo}/bin
+    if cargo install --quiet --locked protox --features bin && ln -sf protox "$bin/protoc" && has_protoc; then
+        return 0
+    fi
+    say "protoc is missing, and protox could not be built: install protobuf-compiler and libprotobuf-dev"
     return 1
 }
 
@@ -85,9 +99,12 @@ if ! command -v cargo >/dev/null 2>&1; then
     say "cargo is missing: install Rust from https://rustup.rs, then open a new shell"
     exit 1
 fi
-ensure cc curl protoc pkg-config || exit 1
-if ! pkg-config --exists openssl; then install libssl-dev || exit 1; fi
-if ! has_protobuf_files; then install libprotobuf-dev || exit 1; fi
+ensure cc curl pkg-config || exit 1
+ensure_protoc || exit 1
+if ! pkg-config --exists openssl && ! install libssl-dev; then
+    say "or do without Consul: cargo build --workspace --no-default-features --features redis,etcd"
+    exit 1
+fi
 case ${1:-} in
     --servers)
         # Debian starts servers when it installs them; the tests start their own, on ports of their own.
