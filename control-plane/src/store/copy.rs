@@ -2,7 +2,8 @@
 //!
 //! What is copied: instances, with the dates of their claims. Each begins a full lease in the new store, and the
 //! registrant's next beat finds it there under the same epoch. What is not: events, which belong to the old store's
-//! revisions, and services without instances, which are forgotten after minutes anyway.
+//! revisions, services without instances, which are forgotten after minutes anyway, and the control planes of the old
+//! store, which stand there as instances of their own.
 //!
 //! It can be repeated: what is there already and the same is left alone. What is there and differs is a reason to
 //! stop before anything is written.
@@ -12,6 +13,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use waypost_proto::name::InstanceKey;
 
 use super::{LeaseChange, Loaded, Mutation, Now, Record, Store, StoreError};
+use crate::registry::reserved;
 
 /// What a copy has done, or would do.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -61,7 +63,8 @@ pub enum CopyError {
 /// # Errors
 /// See [`CopyError`]; each says whether anything was written.
 pub async fn copy(from: &dyn Store, to: &dyn Store, dry_run: bool) -> Result<Copied, CopyError> {
-    let source = from.load().await.map_err(CopyError::Source)?;
+    let mut source = from.load().await.map_err(CopyError::Source)?;
+    source.records.retain(|record| !reserved::is_reserved(record.key().service()));
     let target = to.load().await.map_err(CopyError::Target)?;
     let (missing, differing) = compare(&source, &target);
     if let Some(first) = differing.first() {
@@ -160,6 +163,13 @@ mod tests {
         let lease = ("users/a".parse().expect("a good key"), 1);
         let renewed = to.renew(&[lease], Now::read()).await;
         assert_eq!(renewed, Ok(vec![super::super::Renewal::Renewed]), "a copy has a lease under its epoch");
+    }
+
+    #[tokio::test]
+    async fn the_old_control_planes_stay_where_they_are() {
+        let from = holding(&[("users/a", 1), ("waypost/control-plane/one", 2)]).await;
+        let to = Memory::new();
+        assert_eq!(copy(&from, &to, false).await.expect("it is copied").written, 1);
     }
 
     #[tokio::test]
