@@ -99,7 +99,6 @@ where
 }
 
 /// Stands for a store's tests where its server is missing.
-#[allow(dead_code)]
 fn skipped(store: &str, why: &str) -> Trial {
     Trial::test(format!("{store}: skipped: {why}"), || Ok(())).with_ignored_flag(true)
 }
