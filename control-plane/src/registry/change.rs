@@ -5,8 +5,12 @@
 //!
 //! Deliberately absent: what is planned (see `plan`).
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{Arc, atomic::Ordering},
+    time::{Duration, SystemTime},
+};
 
+use imbl::Vector;
 use waypost_proto::{
     error::{Error, ErrorCode},
     name::InstanceKey,
@@ -17,7 +21,7 @@ use super::{
     plan::{self, Plan},
     view::View,
 };
-use crate::store::{Mutation, Now, StoreError};
+use crate::store::{Mutation, Now, PastEvent, StoreError};
 
 /// How often a plan is made again after a conflict.
 const ATTEMPTS: usize = 64;
@@ -49,15 +53,9 @@ impl Registry {
 
     /// Learns from a commit of our own how far the store's clock is ahead of ours.
     fn learn_time(&self, revision: u64, asked: Now, ours: Now) {
-        let view = self.view();
-        let past = view.events.iter().rev().take_while(|past| past.revision >= revision).last();
-        let Some(past) = past.filter(|past| past.revision == revision && past.at != asked.wall) else {
-            return;
-        };
-        let micros = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
-        let ahead =
-            past.at.duration_since(ours.wall).map_or_else(|behind| -micros(behind.duration()), micros);
-        self.store_ahead.store(ahead, Ordering::Release);
+        if let Some(ahead) = store_ahead(&self.view().events, revision, asked.wall, ours.wall) {
+            self.store_ahead.store(ahead, Ordering::Release);
+        }
     }
 
     pub(super) fn next_epoch(&self, now: Now) -> u64 {
@@ -127,5 +125,67 @@ impl Registry {
     /// Waits until the view has reached a revision; `false` if it does not in time.
     pub(super) async fn wait_for(&self, revision: u64) -> bool {
         self.reach(revision, COMES_BACK).await
+    }
+}
+
+/// How far the store's clock is ahead of ours, microseconds, where the event of a revision tells: the store has
+/// dated it otherwise than it was asked to. An event that is dated like the one before it tells nothing: it may
+/// have been put in order behind one that was planned later and committed earlier.
+fn store_ahead(
+    events: &Vector<Arc<PastEvent>>,
+    revision: u64,
+    asked: SystemTime,
+    ours: SystemTime,
+) -> Option<i64> {
+    let mut newest_first = events.iter().rev().skip_while(|past| past.revision > revision);
+    let past = newest_first.next().filter(|past| past.revision == revision && past.at != asked)?;
+    if newest_first.next().is_some_and(|before| before.at == past.at) {
+        return None;
+    }
+    let micros = |length: Duration| i64::try_from(length.as_micros()).unwrap_or(i64::MAX);
+    Some(past.at.duration_since(ours).map_or_else(|behind| -micros(behind.duration()), micros))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::UNIX_EPOCH;
+
+    use waypost_proto::v1::EventKind;
+
+    use super::*;
+    use crate::store::Event;
+
+    fn at(millis: u64) -> SystemTime {
+        UNIX_EPOCH + Duration::from_millis(millis)
+    }
+
+    fn events(dated: &[(u64, u64)]) -> Vector<Arc<PastEvent>> {
+        let event = Event {
+            kind: EventKind::Registered,
+            instance: "users/a".parse().expect("a good key"),
+            address: "127.0.0.1:1".into(),
+            reason: String::new(),
+            actor: "test".into(),
+            epoch: 1,
+        };
+        let past =
+            |&(revision, millis)| Arc::new(PastEvent { revision, at: at(millis), event: event.clone() });
+        dated.iter().map(past).collect()
+    }
+
+    #[test]
+    fn the_clock_of_a_store_that_has_one_is_learned() {
+        let events = events(&[(1, 100), (2, 250), (3, 400)]);
+        assert_eq!(store_ahead(&events, 2, at(200), at(190)), Some(60_000));
+        assert_eq!(store_ahead(&events, 3, at(500), at(500)), Some(-100_000));
+        assert_eq!(store_ahead(&events, 2, at(250), at(190)), None, "the store has taken our time");
+        assert_eq!(store_ahead(&events, 4, at(250), at(190)), None, "no event tells");
+    }
+
+    // Otherwise many changes at once drive the times of all that follow into the future.
+    #[test]
+    fn commits_that_overtake_each_other_tell_nothing_of_the_clock() {
+        let events = events(&[(1, 250), (2, 250)]);
+        assert_eq!(store_ahead(&events, 2, at(200), at(200)), None);
     }
 }
