@@ -4,7 +4,17 @@ use std::{env, error::Error, fs, path::PathBuf};
 
 use prost::Message as _;
 
-const FILES: [&str; 7] = ["types", "registry", "discovery", "snapshots", "operations", "replicas", "store"];
+const FILES: [&str; 9] = [
+    "types",
+    "routing",
+    "registry",
+    "discovery",
+    "snapshots",
+    "operations",
+    "resources",
+    "replicas",
+    "store",
+];
 
 fn main() -> Result<(), Box<dyn Error>> {
     println!("cargo:rerun-if-changed=waypost");

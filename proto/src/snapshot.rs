@@ -28,8 +28,8 @@ use crate::{
     route::Route,
     time,
     v1::{
-        Delta, Entries, HashedInstance, HashedRoute, HashedService, Position, Removals, ServiceEntry,
-        SnapshotChunk,
+        DeclaredEntry, Delta, Entries, HashedDeclared, HashedInstance, HashedRoute, HashedService, Position,
+        Removals, ServiceEntry, SnapshotChunk,
     },
 };
 
@@ -56,12 +56,15 @@ pub struct Touched {
     pub instances: BTreeSet<InstanceKey>,
     /// Routes, by id.
     pub routes: BTreeSet<Arc<str>>,
+    /// Declared routing, by id.
+    pub declared: BTreeSet<Arc<str>>,
 }
 
 impl Touched {
     /// Whether nothing is touched.
     pub fn is_empty(&self) -> bool {
-        self.services.is_empty() && self.instances.is_empty() && self.routes.is_empty()
+        let Self { services, instances, routes, declared } = self;
+        services.is_empty() && instances.is_empty() && routes.is_empty() && declared.is_empty()
     }
 
     /// Adds what another change touches.
@@ -69,6 +72,7 @@ impl Touched {
         self.services.extend(other.services.iter().cloned());
         self.instances.extend(other.instances.iter().cloned());
         self.routes.extend(other.routes.iter().cloned());
+        self.declared.extend(other.declared.iter().cloned());
     }
 }
 
@@ -87,6 +91,10 @@ pub struct Change {
     pub removed_instances: Vec<InstanceKey>,
     /// Routes that are gone, by id.
     pub removed_routes: Vec<Arc<str>>,
+    /// Declared routing that is new or changed.
+    pub declared: Vec<DeclaredEntry>,
+    /// Declared routing that is gone, by id.
+    pub removed_declared: Vec<Arc<str>>,
 }
 
 impl Change {
@@ -98,6 +106,8 @@ impl Change {
             && self.removed_services.is_empty()
             && self.removed_instances.is_empty()
             && self.removed_routes.is_empty()
+            && self.declared.is_empty()
+            && self.removed_declared.is_empty()
     }
 }
 
@@ -111,6 +121,7 @@ pub struct Snapshot {
     services: HashMap<ServiceKey, ServiceSlot>,
     instances: HashMap<InstanceKey, Hashed<Endpoint>>,
     routes: HashMap<Arc<str>, Hashed<Route>>,
+    declared: HashMap<Arc<str>, Hashed<DeclaredEntry>>,
 }
 
 impl Snapshot {
@@ -124,6 +135,7 @@ impl Snapshot {
             services: HashMap::new(),
             instances: HashMap::new(),
             routes: HashMap::new(),
+            declared: HashMap::new(),
         }
     }
 
@@ -167,6 +179,11 @@ impl Snapshot {
         self.routes.values().map(|hashed| &hashed.value)
     }
 
+    /// Its declared routing, in no order.
+    pub fn declared(&self) -> impl ExactSizeIterator<Item = &Arc<DeclaredEntry>> {
+        self.declared.values().map(|hashed| &hashed.value)
+    }
+
     /// Whether it has a service.
     pub fn has_service(&self, key: &ServiceKey) -> bool {
         self.services.contains_key(key)
@@ -180,6 +197,11 @@ impl Snapshot {
     /// A route, by its id.
     pub fn route(&self, id: &str) -> Option<&Arc<Route>> {
         self.routes.get(id).map(|hashed| &hashed.value)
+    }
+
+    /// An entry of declared routing, by its id.
+    pub fn declared_entry(&self, id: &str) -> Option<&Arc<DeclaredEntry>> {
+        self.declared.get(id).map(|hashed| &hashed.value)
     }
 
     /// The snapshot after a change in checked types, at `revision`. What the change touches comes back with it.
@@ -205,6 +227,11 @@ impl Snapshot {
         for route in change.routes {
             let hash = hash(&route.to_wire());
             edit.put_route(route, hash)?;
+        }
+        change.removed_declared.iter().for_each(|id| edit.remove_declared(id));
+        for entry in change.declared {
+            let hash = hash(&entry);
+            edit.put_declared(entry, hash);
         }
         for key in &change.removed_services {
             edit.remove_service(key)?;
@@ -253,18 +280,21 @@ impl Snapshot {
     /// Cuts the snapshot into chunks of at most `most` entries; at least one, services first. Each is made
     /// when it is asked for.
     pub fn chunks(&self, most: usize) -> impl Iterator<Item = SnapshotChunk> + '_ {
-        let total = self.services.len() + self.instances.len() + self.routes.len();
+        let total = self.services.len() + self.instances.len() + self.routes.len() + self.declared.len();
         let most = most.max(1);
         let count = total.div_ceil(most).max(1);
         let mut services = self.services.keys().filter_map(|key| self.hashed_service(key));
         let mut instances = self.instances.values().map(hashed_instance);
         let mut routes = self.routes.values().map(hashed_route);
+        let mut declared = self.declared.values().map(hashed_declared);
         (0..count).map(move |index| {
             let mut entries = Entries::default();
             entries.services.extend(services.by_ref().take(most));
             let room = most - entries.services.len();
             entries.instances.extend(instances.by_ref().take(room));
-            entries.routes.extend(routes.by_ref().take(room - entries.instances.len()));
+            let room = room - entries.instances.len();
+            entries.routes.extend(routes.by_ref().take(room));
+            entries.declared.extend(declared.by_ref().take(room - entries.routes.len()));
             SnapshotChunk {
                 position: Some(self.position()),
                 index: u32::try_from(index).unwrap_or(u32::MAX),
@@ -300,6 +330,12 @@ impl Snapshot {
             match self.routes.get(id) {
                 Some(hashed) => entries.routes.push(hashed_route(hashed)),
                 None => removals.routes.push(id.to_string()),
+            }
+        }
+        for id in &touched.declared {
+            match self.declared.get(id) {
+                Some(hashed) => entries.declared.push(hashed_declared(hashed)),
+                None => removals.declared.push(id.to_string()),
             }
         }
         Delta {
@@ -344,6 +380,9 @@ impl Snapshot {
         for (id, hashed) in known.routes.iter().filter(|(id, _)| !self.routes.contains_key(*id)) {
             edit.insert_route(id.clone(), hashed.clone());
         }
+        for (id, hashed) in known.declared.iter().filter(|(id, _)| !self.declared.contains_key(*id)) {
+            edit.next.declared.insert(id.clone(), hashed.clone());
+        }
         edit.next.digest = self.digest;
         edit.next
     }
@@ -354,6 +393,7 @@ impl Snapshot {
         let mut edit = Edit::of(self);
         gone.instances.iter().for_each(|key| edit.remove_instance(key));
         gone.routes.iter().for_each(|id| edit.remove_route(id));
+        gone.declared.iter().for_each(|id| edit.remove_declared(id));
         for key in &gone.services {
             if edit.next.services.get(key).is_some_and(|slot| slot.references == 0) {
                 edit.next.services.remove(key);
@@ -378,6 +418,10 @@ fn hashed_instance(hashed: &Hashed<Endpoint>) -> HashedInstance {
 
 fn hashed_route(hashed: &Hashed<Route>) -> HashedRoute {
     HashedRoute { hash: hashed.hash, entry: Some(hashed.value.to_wire()) }
+}
+
+fn hashed_declared(hashed: &Hashed<DeclaredEntry>) -> HashedDeclared {
+    HashedDeclared { hash: hashed.hash, entry: Some(DeclaredEntry::clone(&hashed.value)) }
 }
 
 #[cfg(test)]

@@ -363,6 +363,9 @@ impl ScopeFeed {
         let mut part = Change {
             services: change.services.iter().filter(inside).cloned().collect(),
             removed_services: change.removed_services.iter().filter(inside).cloned().collect(),
+            // A route may lead from any namespace to any other, where a ReferenceGrant permits it.
+            declared: change.declared.clone(),
+            removed_declared: change.removed_declared.clone(),
             ..Change::default()
         };
         let instances = change.instances.iter();
@@ -384,5 +387,6 @@ impl ScopeFeed {
 }
 
 fn count(touched: &Touched) -> usize {
-    touched.services.len() + touched.instances.len() + touched.routes.len()
+    let Touched { services, instances, routes, declared } = touched;
+    services.len() + instances.len() + routes.len() + declared.len()
 }

@@ -15,7 +15,7 @@ use waypost_proto::{
     name::{InstanceKey, ServiceKey},
     route::Route,
     snapshot::{Snapshot, Touched},
-    v1::{InFlight, InstanceState, Position},
+    v1::{DeclaredEntry, InFlight, InstanceState, Position},
 };
 
 use super::{EndpointState, Member, ServiceTable, SharedTable, Table, routes::Routes};
@@ -42,6 +42,11 @@ impl<'a> Source<'a> {
         self.current.route(id).or_else(|| self.carried?.route(id))
     }
 
+    /// An entry of declared routing, by its id.
+    pub fn declared(&self, id: &str) -> Option<&'a Arc<DeclaredEntry>> {
+        self.current.declared_entry(id).or_else(|| self.carried?.declared_entry(id))
+    }
+
     /// Whether an instance is there only because it was known before.
     fn carries(&self, key: &InstanceKey) -> bool {
         self.current.instance(key).is_none()
@@ -60,6 +65,7 @@ impl<'a> Source<'a> {
             all.services.extend(snapshot.services().cloned());
             all.instances.extend(snapshot.instances().map(|endpoint| endpoint.key.clone()));
             all.routes.extend(snapshot.routes().map(|route| Arc::clone(&route.id)));
+            all.declared.extend(snapshot.declared().map(|entry| Arc::from(entry.id.as_str())));
         }
         all
     }
@@ -73,6 +79,7 @@ impl<'a> Source<'a> {
             self.instance(key) != other.instance(key) || self.carries(key) != other.carries(key)
         });
         touched.routes.retain(|id| self.route(id) != other.route(id));
+        touched.declared.retain(|id| self.declared(id) != other.declared(id));
         touched
     }
 }

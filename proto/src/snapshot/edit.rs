@@ -7,7 +7,7 @@ use crate::{
     instance::Endpoint,
     name::{InstanceKey, ServiceKey},
     route::Route,
-    v1::{Entries, Position, Removals},
+    v1::{DeclaredEntry, Entries, Position, Removals},
 };
 
 /// A snapshot in the making.
@@ -37,6 +37,7 @@ impl Edit {
                 self.remove_instance(&InstanceKey::from_wire(Some(key))?);
             }
             removals.routes.iter().for_each(|id| self.remove_route(id));
+            removals.declared.iter().for_each(|id| self.remove_declared(id));
         }
         if let Some(entries) = entries {
             for hashed in &entries.instances {
@@ -46,6 +47,9 @@ impl Edit {
             for hashed in &entries.routes {
                 let entry = hashed.entry.clone().unwrap_or_default();
                 self.put_route(Route::from_wire(&entry)?, hashed.hash)?;
+            }
+            for hashed in &entries.declared {
+                self.put_declared(hashed.entry.clone().unwrap_or_default(), hashed.hash);
             }
         }
         if let Some(removals) = removals {
@@ -159,5 +163,19 @@ impl Edit {
             self.exchange(Some(old.hash), None);
         }
         self.touched.routes.insert(Arc::from(id));
+    }
+
+    pub(super) fn put_declared(&mut self, entry: DeclaredEntry, hash: u64) {
+        let id: Arc<str> = Arc::from(entry.id.as_str());
+        self.remove_declared(&id);
+        self.exchange(None, Some(hash));
+        self.next.declared.insert(id, Hashed { hash, value: Arc::new(entry) });
+    }
+
+    pub(super) fn remove_declared(&mut self, id: &str) {
+        if let Some(old) = self.next.declared.remove(id) {
+            self.exchange(Some(old.hash), None);
+        }
+        self.touched.declared.insert(Arc::from(id));
     }
 }

@@ -23,6 +23,14 @@ fn route(number: u8) -> Route {
     Route::new(service(number), matches, Vec::new())
 }
 
+fn declared(number: u8, epoch: u64) -> v1::DeclaredEntry {
+    let listener = v1::ListenerEntry { hostname: format!("{epoch}.example.com"), ..Default::default() };
+    v1::DeclaredEntry {
+        id: format!("listener/default/main/l{number}"),
+        kind: Some(v1::declared_entry::Kind::Listener(listener)),
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put { service: u8, id: u8, epoch: u64 },
@@ -44,6 +52,7 @@ fn change_for(snapshot: &Snapshot, step: &Step) -> Change {
             services: vec![service(number)],
             instances: vec![endpoint(number, id, epoch)],
             routes: vec![route(number)],
+            declared: vec![declared(number, epoch)],
             ..Change::default()
         },
         Step::Remove { service, id } => {
@@ -57,6 +66,7 @@ fn change_for(snapshot: &Snapshot, step: &Step) -> Change {
                 .map(|instance| instance.key.clone())
                 .collect(),
             removed_routes: vec![route(number).id],
+            removed_declared: vec![Arc::from(declared(number, 0).id)],
             ..Change::default()
         },
     }
@@ -77,7 +87,8 @@ fn contents(snapshot: &Snapshot) -> (BTreeSet<String>, Position) {
     let services = snapshot.services().map(|key| format!("{key}"));
     let instances = snapshot.instances().map(|instance| format!("{instance:?}"));
     let routes = snapshot.routes().map(|route| format!("{route:?}"));
-    (services.chain(instances).chain(routes).collect(), snapshot.position())
+    let declared = snapshot.declared().map(|entry| format!("{entry:?}"));
+    (services.chain(instances).chain(routes).chain(declared).collect(), snapshot.position())
 }
 
 proptest! {
