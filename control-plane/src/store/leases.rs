@@ -116,6 +116,11 @@ impl Leases {
         self.leases.iter().map(|(key, lease)| (key, lease.epoch, lease.ttl))
     }
 
+    /// No lease lapses before this; that of one which has lapsed is past. `None`: there is no lease.
+    pub(super) fn first_deadline(&self) -> Option<Instant> {
+        self.queue.first().map(|(deadline, _)| *deadline)
+    }
+
     /// Ends a lease.
     pub(super) fn revoke(&mut self, key: &InstanceKey) {
         if let Some(lease) = self.leases.remove(key) {

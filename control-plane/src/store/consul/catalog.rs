@@ -37,7 +37,6 @@ use crate::store::{Record, StoreError};
 
 /// How many instances are shown at once.
 const AT_ONCE: usize = 16;
-const GRANTED_AT_ONCE: usize = 4;
 /// How often what is shown is compared with what should be.
 const COMPARE: Duration = Duration::from_secs(60);
 /// How many locks keep what is done for the same instance in order.
@@ -126,21 +125,25 @@ pub(super) async fn run(
     }
 }
 
-/// Shows what was registered here, until the store is closed: a few at a time, so that the agent and its servers
-/// have time for commits when many come at once.
+/// Shows what was registered here, until the store is closed: one after the other, with a rest after each that is
+/// as long as it took. The agent and its servers write a registration down before they acknowledge it, and commits
+/// that come meanwhile wait for that.
 pub(super) async fn show_granted(
     inner: Arc<Inner>,
-    granted: mpsc::UnboundedReceiver<InstanceKey>,
+    mut granted: mpsc::UnboundedReceiver<InstanceKey>,
     closed: CancellationToken,
 ) {
-    let keys = stream::unfold(granted, async |mut granted| granted.recv().await.map(|key| (key, granted)));
-    let show = async |key: InstanceKey| {
-        if let Err(error) = inner.show(&key, Because::Grant).await.map_err(StoreError::from) {
-            tracing::warn!(instance = %key, %error, "Consul's catalog does not show the instance before its next beat");
+    let work = async {
+        while let Some(key) = granted.recv().await {
+            let begun = Instant::now();
+            if let Err(error) = inner.show(&key, Because::Grant).await.map_err(StoreError::from) {
+                tracing::warn!(instance = %key, %error, "Consul's catalog does not show the instance before its next beat");
+            }
+            tokio::time::sleep(begun.elapsed()).await;
         }
     };
     tokio::select! {
-        () = keys.for_each_concurrent(GRANTED_AT_ONCE, show) => {}
+        () = work => {}
         () = closed.cancelled() => {}
     }
 }

@@ -283,6 +283,11 @@ impl Mirror {
         }
     }
 
+    /// When the first lease ends by what is known without the checks, at the earliest; `None`: there is no lease.
+    pub(super) fn first_lease_ends(&self) -> Option<Instant> {
+        self.leases.first_deadline()
+    }
+
     /// The leases that have lapsed.
     pub(super) fn lapsed(&mut self, now: Instant) -> Lapsed {
         let Lapsed { leases, next } = self.leases.lapsed(now);

@@ -34,6 +34,8 @@ const PROMPT: Duration = Duration::from_millis(300);
 const PER_CHECK: Duration = Duration::from_micros(100);
 const SHORTEST_PAUSE: Duration = Duration::from_millis(10);
 const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+/// The checks are not asked for while every lease lives for longer than this by what is known without them.
+const QUIET: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 const PASSING: &str = "passing";
 /// The check of a node by its peers.
@@ -51,6 +53,13 @@ pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
     let filter = format!("CheckID == \"{SERF}\" or ServiceID matches \"^{ours}\"");
     let filter = (!inner.discovers).then_some(filter.as_str());
     loop {
+        while !inner.discovers && inner.is_quiet() {
+            index = 0;
+            tokio::select! {
+                () = tokio::time::sleep(LONGEST_PAUSE) => {}
+                () = closed.cancelled() => return,
+            }
+        }
         inner.sees_checks.store(index > 0, Ordering::Release);
         let asked = inner.api.get::<Vec<Check>>("health/state/any", filter, Reading::After(index));
         let outcome = tokio::select! {
@@ -120,6 +129,15 @@ impl Inner {
         if let Some(mirror) = &mut self.state.lock().mirror {
             mirror.give_time(Instant::now());
         }
+    }
+
+    /// Whether no lease can lapse soon, whatever its check says.
+    fn is_quiet(&self) -> bool {
+        let now = Instant::now();
+        let state = self.state.lock();
+        let ends = state.mirror.as_ref().map(|mirror| mirror.first_lease_ends());
+        // Before anything is known something may.
+        ends.is_some_and(|ends| ends.is_none_or(|ends| ends.saturating_duration_since(now) > QUIET))
     }
 
     fn take_checks(&self, checks: &[Check]) {
