@@ -2,7 +2,7 @@
 //! latency from a write to its watch; how long a big registry takes to load, and what it takes in memory.
 //!
 //! The servers write to disk before they acknowledge, so that the floor has that in it, too. `WAYPOST_BENCH_INSTANCES`
-//! makes the registry smaller.
+//! makes the registry smaller; names of stores (`cargo bench --bench stores -- etcd`) leave the others out.
 
 use std::{
     env,
@@ -39,29 +39,45 @@ const WATCH_FIRST: Duration = Duration::from_millis(5);
 async fn main() {
     let asked = env::var("WAYPOST_BENCH_INSTANCES").ok().and_then(|count| count.parse().ok());
     let instances = asked.unwrap_or(INSTANCES);
-    match servers::redis::missing() {
-        Some(why) => say(format!("redis: skipped: {why}")),
-        None => {
-            let redis = Redis::start(&[]);
-            let floor = redis_floor(redis.port).await;
-            measure("redis", &format!("redis://127.0.0.1:{}", redis.port), &floor, instances).await;
-        }
+    let named: Vec<String> = env::args().skip(1).filter(|argument| !argument.starts_with('-')).collect();
+    let wanted = |store: &str| named.is_empty() || named.iter().any(|name| name == store);
+    if wanted("redis") {
+        redis(instances).await;
     }
-    if servers::etcd::installed() {
-        let etcd = Etcd::start(None, &["--quota-backend-bytes", "8000000000"]);
-        let floor = etcd_floor(etcd.port).await;
-        measure("etcd", &format!("etcd://127.0.0.1:{}", etcd.port), &floor, instances).await;
-    } else {
-        say("etcd: skipped: etcd-server and etcd-client are not installed");
+    if wanted("etcd") {
+        etcd(instances).await;
     }
-    if servers::consul::program().is_some() {
-        let consul = Consul::start("");
-        let floor = tokio::task::block_in_place(|| consul_floor(&consul));
-        let url = format!("consul://127.0.0.1:{}?discover=false", consul.port);
-        measure("consul", &url, &floor, instances).await;
-    } else {
-        say("consul: skipped: consul is not installed");
+    if wanted("consul") {
+        consul(instances).await;
     }
+}
+
+async fn redis(instances: u32) {
+    if let Some(why) = servers::redis::missing() {
+        return say(format!("redis: skipped: {why}"));
+    }
+    let redis = Redis::start(&[]);
+    let floor = redis_floor(redis.port).await;
+    measure("redis", &format!("redis://127.0.0.1:{}", redis.port), &floor, instances).await;
+}
+
+async fn etcd(instances: u32) {
+    if !servers::etcd::installed() {
+        return say("etcd: skipped: etcd-server and etcd-client are not installed");
+    }
+    let etcd = Etcd::start(None, &["--quota-backend-bytes", "8000000000"]);
+    let floor = etcd_floor(etcd.port).await;
+    measure("etcd", &format!("etcd://127.0.0.1:{}", etcd.port), &floor, instances).await;
+}
+
+async fn consul(instances: u32) {
+    if servers::consul::program().is_none() {
+        return say("consul: skipped: consul is not installed");
+    }
+    let consul = Consul::start("");
+    let floor = tokio::task::block_in_place(|| consul_floor(&consul));
+    let url = format!("consul://127.0.0.1:{}?discover=false", consul.port);
+    measure("consul", &url, &floor, instances).await;
 }
 
 /// Two control planes; changes go to one, and are awaited at the other.

@@ -259,11 +259,10 @@ impl Inner {
                     return;
                 }
             };
-        let held: HashSet<String> = {
-            let state = self.state.lock();
-            let records = state.mirror.iter().flat_map(|mirror| &mirror.contents.records);
-            records.filter(|(_, kept)| kept.leased).map(|(key, _)| self.layout.service_id(key)).collect()
-        };
+        // A copy, which costs nothing: naming them all takes a while, and commits need the lock.
+        let records = self.state.lock().mirror.as_ref().map(|mirror| mirror.contents.records.clone());
+        let leased = records.iter().flatten().filter(|(_, kept)| kept.leased);
+        let held: HashSet<String> = leased.map(|(key, _)| self.layout.service_id(key)).collect();
         for service in agents.into_values().filter(|service| !held.contains(&service.id)) {
             tracing::info!(id = service.id, "taken from Consul's agent: it is not registered any more");
             if let Err(error) = self.deregister(service.id).await {

@@ -12,8 +12,8 @@ use etcd_client::{Client, GetOptions, SortOrder, SortTarget, Txn, TxnOp};
 use super::{Shared, keys::end_of};
 use crate::store::StoreError;
 
-/// After how many commits of this process it looks.
-pub(super) const EVERY: usize = 256;
+/// After how many commits of this process it looks. etcd reads and sorts all events for it, while others wait.
+pub(super) const EVERY: usize = 2048;
 /// The fewest that are kept.
 const LEAST: usize = 1024;
 /// How many are removed at once; etcd allows 128 operations in a transaction.
