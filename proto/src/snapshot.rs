@@ -11,6 +11,7 @@
 //! Deliberately absent: matching and balancing (the data plane compiles its table from a snapshot), and
 //! where a change came from.
 
+mod change;
 mod edit;
 mod error;
 
@@ -21,7 +22,10 @@ use prost::Message;
 use xxhash_rust::xxh3::xxh3_64;
 
 use self::edit::Edit;
-pub use self::error::SnapshotError;
+pub use self::{
+    change::{Change, Touched},
+    error::SnapshotError,
+};
 use crate::{
     instance::Endpoint,
     name::{InstanceKey, ServiceKey},
@@ -45,70 +49,6 @@ struct ServiceSlot {
     hash: u64,
     /// How many instances and routes refer to it.
     references: u32,
-}
-
-/// What a change touches: the keys of entries that are new, changed or gone.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Touched {
-    /// Services.
-    pub services: BTreeSet<ServiceKey>,
-    /// Instances.
-    pub instances: BTreeSet<InstanceKey>,
-    /// Routes, by id.
-    pub routes: BTreeSet<Arc<str>>,
-    /// Declared routing, by id.
-    pub declared: BTreeSet<Arc<str>>,
-}
-
-impl Touched {
-    /// Whether nothing is touched.
-    pub fn is_empty(&self) -> bool {
-        let Self { services, instances, routes, declared } = self;
-        services.is_empty() && instances.is_empty() && routes.is_empty() && declared.is_empty()
-    }
-
-    /// Adds what another change touches.
-    pub fn extend(&mut self, other: &Self) {
-        self.services.extend(other.services.iter().cloned());
-        self.instances.extend(other.instances.iter().cloned());
-        self.routes.extend(other.routes.iter().cloned());
-        self.declared.extend(other.declared.iter().cloned());
-    }
-}
-
-/// A change to a snapshot in checked types, as the control plane makes it.
-#[derive(Clone, Debug, Default)]
-pub struct Change {
-    /// Services that are new.
-    pub services: Vec<ServiceKey>,
-    /// Instances that are new or changed.
-    pub instances: Vec<Endpoint>,
-    /// Routes that are new or changed.
-    pub routes: Vec<Route>,
-    /// Services that are gone.
-    pub removed_services: Vec<ServiceKey>,
-    /// Instances that are gone.
-    pub removed_instances: Vec<InstanceKey>,
-    /// Routes that are gone, by id.
-    pub removed_routes: Vec<Arc<str>>,
-    /// Declared routing that is new or changed.
-    pub declared: Vec<DeclaredEntry>,
-    /// Declared routing that is gone, by id.
-    pub removed_declared: Vec<Arc<str>>,
-}
-
-impl Change {
-    /// Whether nothing changes.
-    pub fn is_empty(&self) -> bool {
-        self.services.is_empty()
-            && self.instances.is_empty()
-            && self.routes.is_empty()
-            && self.removed_services.is_empty()
-            && self.removed_instances.is_empty()
-            && self.removed_routes.is_empty()
-            && self.declared.is_empty()
-            && self.removed_declared.is_empty()
-    }
 }
 
 /// All that a proxy needs at one revision. A clone is cheap and shares everything.
@@ -348,7 +288,8 @@ impl Snapshot {
         }
     }
 
-    /// The part of the snapshot that belongs to some namespaces; all of it where none is named.
+    /// The part of the snapshot that belongs to some namespaces; all of it where none is named. Declared
+    /// routing belongs to the namespace of its resource: a proxy is not sent the keys of others.
     #[must_use]
     pub fn scoped(&self, namespaces: &BTreeSet<String>) -> Self {
         if namespaces.is_empty() {
@@ -359,6 +300,8 @@ impl Snapshot {
         self.instances.keys().filter(|key| outside(key.service())).for_each(|key| edit.remove_instance(key));
         let routes = self.routes.values().filter(|route| outside(&route.value.service));
         routes.for_each(|route| edit.remove_route(&route.value.id));
+        let declared = self.declared.keys().filter(|id| !namespaces.contains(declared_namespace(id)));
+        declared.for_each(|id| edit.remove_declared(id));
         for key in self.services.keys().filter(|key| outside(key)) {
             edit.next.digest = edit.next.digest.wrapping_sub(self.services[key].hash);
             edit.next.services.remove(key);
@@ -406,6 +349,11 @@ impl Snapshot {
         let slot = self.services.get(key)?;
         Some(HashedService { hash: slot.hash, entry: Some(ServiceEntry { key: Some(key.to_wire()) }) })
     }
+}
+
+/// The namespace in the id of an entry of declared routing, `<kind>/<namespace>/…`.
+pub fn declared_namespace(id: &str) -> &str {
+    id.split('/').nth(1).unwrap_or_default()
 }
 
 fn hash(entry: &impl Message) -> u64 {

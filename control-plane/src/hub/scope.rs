@@ -17,7 +17,7 @@ use tokio::sync::watch;
 use waypost_proto::{
     frame::Frame,
     name::ServiceKey,
-    snapshot::{Change, Snapshot, SnapshotError, Touched},
+    snapshot::{Change, Snapshot, SnapshotError, Touched, declared_namespace},
     v1::{SubscribeResponse, subscribe_response::Kind},
 };
 
@@ -360,18 +360,20 @@ impl ScopeFeed {
             return change.clone();
         }
         let inside = |service: &&ServiceKey| self.namespaces.contains(service.namespace());
+        let declared_inside = |id: &str| self.namespaces.contains(declared_namespace(id));
         let mut part = Change {
             services: change.services.iter().filter(inside).cloned().collect(),
             removed_services: change.removed_services.iter().filter(inside).cloned().collect(),
-            // A route may lead from any namespace to any other, where a ReferenceGrant permits it.
-            declared: change.declared.clone(),
-            removed_declared: change.removed_declared.clone(),
             ..Change::default()
         };
         let instances = change.instances.iter();
         part.instances = instances.filter(|instance| inside(&instance.key.service())).cloned().collect();
         let removed = change.removed_instances.iter();
         part.removed_instances = removed.filter(|key| inside(&key.service())).cloned().collect();
+        let declared = change.declared.iter();
+        part.declared = declared.filter(|entry| declared_inside(&entry.id)).cloned().collect();
+        let removed = change.removed_declared.iter();
+        part.removed_declared = removed.filter(|id| declared_inside(id)).cloned().collect();
         let gone = change.removed_routes.iter().filter(|id| self.head.route(id).is_some());
         part.removed_routes = gone.cloned().collect();
         for route in &change.routes {

@@ -23,9 +23,9 @@ fn route(number: u8) -> Route {
     Route::new(service(number), matches, Vec::new())
 }
 
-fn declared(number: u8, epoch: u64) -> v1::DeclaredEntry {
+fn declared(number: u8, epoch: u64) -> DeclaredEntry {
     let listener = v1::ListenerEntry { hostname: format!("{epoch}.example.com"), ..Default::default() };
-    v1::DeclaredEntry {
+    DeclaredEntry {
         id: format!("listener/default/main/l{number}"),
         kind: Some(v1::declared_entry::Kind::Listener(listener)),
     }
