@@ -12,6 +12,7 @@ pub mod frame;
 pub mod instance;
 pub mod name;
 pub mod reason;
+pub mod resource;
 pub mod route;
 pub mod snapshot;
 pub mod time;

@@ -12,6 +12,8 @@ pub enum Reason {
     NoRoute,
     /// A route matches the path, for other methods.
     MethodNotAllowed,
+    /// The route's backend is not there, or must not be used.
+    NoSuchBackend,
     /// The service has no instance that takes traffic.
     NoHealthyInstance,
     /// No instance could be connected to.
@@ -20,8 +22,12 @@ pub enum Reason {
     UpstreamClosed,
     /// The instance's answer is not HTTP.
     UpstreamProtocol,
+    /// The instance is not spoken to: its TLS certificate is not accepted, or it does no TLS.
+    UpstreamTls,
     /// The instance did not answer in time.
     UpstreamTimeout,
+    /// The request came over a TLS connection that is for another host.
+    Misdirected,
     /// The request is malformed.
     BadRequest,
     /// The request's header section is too large.
@@ -40,14 +46,17 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics and documentation.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 17] = [
         Self::NoRoute,
         Self::MethodNotAllowed,
+        Self::NoSuchBackend,
         Self::NoHealthyInstance,
         Self::UpstreamConnect,
         Self::UpstreamClosed,
         Self::UpstreamProtocol,
+        Self::UpstreamTls,
         Self::UpstreamTimeout,
+        Self::Misdirected,
         Self::BadRequest,
         Self::HeadersTooLarge,
         Self::ClientTimeout,
@@ -62,11 +71,14 @@ impl Reason {
         match self {
             Self::NoRoute => "no_route",
             Self::MethodNotAllowed => "method_not_allowed",
+            Self::NoSuchBackend => "no_such_backend",
             Self::NoHealthyInstance => "no_healthy_instance",
             Self::UpstreamConnect => "upstream_connect",
             Self::UpstreamClosed => "upstream_closed",
             Self::UpstreamProtocol => "upstream_protocol",
+            Self::UpstreamTls => "upstream_tls",
             Self::UpstreamTimeout => "upstream_timeout",
+            Self::Misdirected => "misdirected",
             Self::BadRequest => "bad_request",
             Self::HeadersTooLarge => "headers_too_large",
             Self::ClientTimeout => "client_timeout",
@@ -85,13 +97,14 @@ impl Reason {
             Self::NoHealthyInstance | Self::UpstreamConnect | Self::NoTable | Self::Overloaded => {
                 StatusCode::SERVICE_UNAVAILABLE
             }
-            Self::UpstreamClosed | Self::UpstreamProtocol => StatusCode::BAD_GATEWAY,
+            Self::UpstreamClosed | Self::UpstreamProtocol | Self::UpstreamTls => StatusCode::BAD_GATEWAY,
+            Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,
             Self::BadRequest => StatusCode::BAD_REQUEST,
             Self::HeadersTooLarge => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::ClientTimeout => StatusCode::REQUEST_TIMEOUT,
             Self::RateLimited => StatusCode::TOO_MANY_REQUESTS,
-            Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::NoSuchBackend | Self::Internal => StatusCode::INTERNAL_SERVER_ERROR,
         }
     }
 }

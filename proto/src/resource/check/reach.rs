@@ -1,0 +1,265 @@
+//! Rules that no request can reach, since another one takes all that they could.
+//!
+//! At one listener and hostname, exact paths go first, then regular expressions, then the longest prefix; among those
+//! with one path a method, more header fields, more query parameters, the older route, its name, its rules in order. So
+//! what takes all of a match is the same match in a route that goes first, or a regular expression for every path.
+//!
+//! Deliberately absent: whether one regular expression takes all that another one does.
+
+use std::{
+    cmp::Reverse,
+    collections::{BTreeMap, HashMap},
+};
+
+use super::{
+    Member,
+    attach::Spot,
+    problem::{Cause, Problem},
+    route::{self, Route, Rules},
+};
+use crate::resource::{
+    Finding,
+    route::{GrpcMatch, HttpMatch, PathMatchType, ValueMatch, ValueMatchType},
+};
+
+/// Regular expressions that take every path.
+const EVERY_PATH: [&str; 3] = ["/.*", ".*", ".+"];
+
+/// What a request must be like, as far as it decides who takes it.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Shape<'a> {
+    path: Path,
+    method: Option<&'static str>,
+    /// Sorted.
+    headers: Vec<(String, &'a str, bool)>,
+    /// Sorted.
+    query: Vec<(&'a str, &'a str, bool)>,
+}
+
+/// In the order in which they are looked at.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+enum Path {
+    Exact(String),
+    Regex(String),
+    /// Without a slash at the end.
+    Prefix(String),
+}
+
+impl Path {
+    fn rank(&self) -> (u8, Reverse<usize>) {
+        match self {
+            Self::Exact(text) => (0, Reverse(text.len())),
+            Self::Regex(text) => (1, Reverse(text.len())),
+            Self::Prefix(text) => (2, Reverse(text.len())),
+        }
+    }
+}
+
+impl<'a> Shape<'a> {
+    fn http(of: &'a HttpMatch) -> Self {
+        let value = of.path.value.as_str();
+        let path = match of.path.r#type {
+            PathMatchType::Exact => Path::Exact(value.to_owned()),
+            PathMatchType::PathPrefix => Path::Prefix(value.trim_end_matches('/').to_owned()),
+            PathMatchType::RegularExpression => Path::Regex(value.to_owned()),
+        };
+        let mut query: Vec<_> =
+            of.query_params.iter().map(|it| (it.name.as_str(), it.value.as_str(), is_regex(it))).collect();
+        query.sort_unstable();
+        Self { path, method: of.method.map(|method| method.name()), headers: headers(&of.headers), query }
+    }
+
+    fn grpc(of: &'a GrpcMatch) -> Self {
+        let path = match &of.method {
+            None => Path::Prefix(String::new()),
+            Some(of) => match (of.r#type, &of.service, &of.method) {
+                (_, None, None) => Path::Prefix(String::new()),
+                (ValueMatchType::Exact, Some(service), Some(method)) => {
+                    Path::Exact(format!("/{service}/{method}"))
+                }
+                (ValueMatchType::Exact, Some(service), None) => Path::Prefix(format!("/{service}")),
+                (_, service, method) => {
+                    let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "[^/]+".to_owned());
+                    Path::Regex(format!("/{}/{}", part(service), part(method)))
+                }
+            },
+        };
+        Self { path, method: None, headers: headers(&of.headers), query: Vec::new() }
+    }
+
+    /// Whether it takes all requests that the other one takes, whose path it takes.
+    fn covers_beside_path(&self, other: &Self) -> bool {
+        (self.method.is_none() || self.method == other.method)
+            && self.headers.iter().all(|header| other.headers.contains(header))
+            && self.query.iter().all(|parameter| other.query.contains(parameter))
+    }
+
+    fn rank(&self) -> impl Ord + use<> {
+        let (headers, query) = (Reverse(self.headers.len()), Reverse(self.query.len()));
+        (self.path.rank(), self.method.is_none(), headers, query)
+    }
+
+    fn takes_every_path(&self) -> bool {
+        matches!(&self.path, Path::Regex(text) if EVERY_PATH.contains(&text.as_str()))
+    }
+}
+
+fn is_regex(value: &ValueMatch) -> bool {
+    value.r#type == ValueMatchType::RegularExpression
+}
+
+fn headers(of: &[ValueMatch]) -> Vec<(String, &str, bool)> {
+    let mut headers: Vec<_> =
+        of.iter().map(|it| (it.name.to_ascii_lowercase(), it.value.as_str(), is_regex(it))).collect();
+    headers.sort_unstable();
+    headers
+}
+
+/// A match of a rule of a route.
+struct Entry<'a> {
+    route: Member<'a>,
+    /// The rule, and the match in it.
+    place: (usize, usize),
+    shape: Shape<'a>,
+}
+
+impl Entry<'_> {
+    fn precedence(&self) -> impl Ord + use<> {
+        (self.shape.rank(), self.route.precedence(), self.place)
+    }
+
+    fn field(&self) -> crate::resource::FieldPath {
+        route::field(self.place.0).item("matches", self.place.1)
+    }
+}
+
+/// A listener's Gateway and name, and a hostname there.
+type Site<'a> = ((&'a str, &'a str), &'a str, String);
+
+/// All matches of all routes.
+#[derive(Default)]
+pub(super) struct Reach<'a> {
+    entries: Vec<Entry<'a>>,
+    sites: HashMap<Site<'a>, Vec<usize>>,
+}
+
+impl<'a> Reach<'a> {
+    /// A route, at the listeners that take requests for it.
+    pub(super) fn add(&mut self, route: &Route<'a>, spots: Vec<Spot<'a>>) {
+        let first = self.entries.len();
+        let mut add = |rule: usize, index: usize, shape: Shape<'a>| {
+            self.entries.push(Entry { route: route.member, place: (rule, index), shape });
+        };
+        match route.rules {
+            Rules::Http(rules) => {
+                for (index, rule) in rules.iter().enumerate() {
+                    rule.matches.iter().enumerate().for_each(|(at, it)| add(index, at, Shape::http(it)));
+                }
+            }
+            Rules::Grpc(rules) => {
+                for (index, rule) in rules.iter().enumerate() {
+                    if rule.matches.is_empty() {
+                        let path = Path::Prefix(String::new());
+                        let shape = Shape { path, method: None, headers: Vec::new(), query: Vec::new() };
+                        add(index, 0, shape);
+                    }
+                    rule.matches.iter().enumerate().for_each(|(at, it)| add(index, at, Shape::grpc(it)));
+                }
+            }
+        }
+        let added = first..self.entries.len();
+        for mut spot in spots {
+            if spot.hostnames.is_empty() {
+                spot.hostnames.push(String::new());
+            }
+            for hostname in spot.hostnames {
+                let site = (spot.gateway, spot.listener, hostname);
+                self.sites.entry(site).or_default().extend(added.clone());
+            }
+        }
+    }
+
+    /// The matches that no request reaches, at all or at some hostnames.
+    pub(super) fn problems(self) -> Vec<Problem<'a>> {
+        // By match: at how many hostnames it is, and at which it is taken by whom.
+        let mut seen: HashMap<usize, usize> = HashMap::new();
+        let mut taken: BTreeMap<usize, Vec<(&Site<'a>, usize)>> = BTreeMap::new();
+        for (site, entries) in &self.sites {
+            for (loser, winner) in self.taken_at(entries) {
+                taken.entry(loser).or_default().push((site, winner));
+            }
+            entries.iter().for_each(|entry| *seen.entry(*entry).or_default() += 1);
+        }
+        let mut problems = Vec::new();
+        for (loser, mut by) in taken {
+            by.sort_unstable_by(|left, right| left.0.cmp(right.0));
+            let everywhere = seen.get(&loser).is_some_and(|sites| *sites == by.len());
+            if let Some((site, winner)) = by.first() {
+                problems.push(self.problem(&self.entries[loser], &self.entries[*winner], site, everywhere));
+            }
+        }
+        problems
+    }
+
+    /// Of the matches at one listener and hostname, those that are taken, each with who takes it.
+    fn taken_at(&self, entries: &[usize]) -> Vec<(usize, usize)> {
+        let mut first: HashMap<&Shape<'a>, usize> = HashMap::with_capacity(entries.len());
+        let goes_first =
+            |one: usize, other: usize| self.entries[one].precedence() < self.entries[other].precedence();
+        for entry in entries {
+            let held = first.entry(&self.entries[*entry].shape).or_insert(*entry);
+            if goes_first(*entry, *held) {
+                *held = *entry;
+            }
+        }
+        let widest: Vec<usize> =
+            first.values().copied().filter(|entry| self.entries[*entry].shape.takes_every_path()).collect();
+        let taken = |entry: usize| {
+            let shape = &self.entries[entry].shape;
+            let same = first.get(shape).copied().filter(|winner| *winner != entry);
+            same.or_else(|| {
+                let wide = widest.iter().copied().filter(|wide| {
+                    *wide != entry
+                        && self.entries[*wide].shape.covers_beside_path(shape)
+                        && goes_first(*wide, entry)
+                });
+                wide.min()
+            })
+        };
+        entries.iter().filter_map(|entry| taken(*entry).map(|winner| (*entry, winner))).collect()
+    }
+
+    fn problem(
+        &self,
+        loser: &Entry<'a>,
+        winner: &Entry<'a>,
+        site: &Site<'a>,
+        everywhere: bool,
+    ) -> Problem<'a> {
+        let (subject, other) = (loser.route.manifest.key(), winner.route.manifest.key());
+        let who = if subject == other {
+            winner.field().to_string()
+        } else {
+            format!("{} of {other}", winner.field())
+        };
+        let why = if winner.shape != loser.shape {
+            "takes every path, and a regular expression goes before a prefix"
+        } else if subject == other {
+            "is the same and comes first"
+        } else if winner.route.created_at == loser.route.created_at {
+            "is the same, and of two routes that are equally old the first by name counts"
+        } else {
+            "is the same and older"
+        };
+        let reason = if everywhere {
+            format!("is never reached: {who} {why}")
+        } else {
+            let ((namespace, gateway), listener, hostname) = site;
+            let host = if hostname.is_empty() { "any host" } else { hostname };
+            format!(
+                "is not reached at {host}, listener {listener} of Gateway {namespace}/{gateway}: {who} {why}"
+            )
+        };
+        Problem::with(subject, Finding::warning(loser.field(), reason), Cause::of(other))
+    }
+}
