@@ -56,6 +56,11 @@ fn in_words(mutation: &Mutation) -> String {
         Mutation::Remove { key, event, .. } => (format!("remove {key}"), Some(event)),
         Mutation::Forget { service, .. } => (format!("forget {service}"), None),
         Mutation::Complete => ("complete".to_owned(), None),
+        Mutation::Declare(all) => {
+            let resources =
+                all.iter().map(|declare| format!("{} by {:?}", declare.resource.key, declare.resource.actor));
+            (format!("declare {}", resources.collect::<Vec<_>>().join(", ")), None)
+        }
     };
     if let Some(event) = event {
         write!(line, " by {:?}: {:?}", event.actor, event.reason).expect("a string takes everything");

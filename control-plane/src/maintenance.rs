@@ -58,7 +58,7 @@ pub async fn run(maintenance: &Maintenance, args: &Args, out: &mut dyn Write) ->
             let verb = if *dry_run { "would be copied" } else { "copied and verified" };
             writeln!(
                 out,
-                "{} instances {verb}, {} were there already; {} others in the target are left alone",
+                "{} instances and resources {verb}, {} were there already; {} others in the target are left alone",
                 copied.written, copied.same, copied.foreign
             )?;
             if copied.skipped_services > 0 {
@@ -130,6 +130,6 @@ mod tests {
     #[tokio::test]
     async fn a_copy_says_what_it_did() {
         let said = say(&["store", "copy", "--from", "memory://", "--to", "memory://", "--dry-run"]).await;
-        assert!(said.contains("0 instances would be copied, 0 were there already"), "{said}");
+        assert!(said.contains("0 instances and resources would be copied, 0 were there already"), "{said}");
     }
 }

@@ -14,14 +14,15 @@ use waypost_proto::{
     error::Error,
     instance::InstanceSpec,
     name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
     route::Route,
     time::{duration, system_time, timestamp, wire_duration},
     v1::{self, EventKind, InstanceState, stored_commit, stored_mutation, stored_put},
 };
 
 use super::{
-    Claim, Commit, EmptyService, Event, Health, LeaseChange, Mutation, Now, Override, PastEvent, Record,
-    Renewed, StoreError, Written,
+    Claim, Commit, EmptyService, Event, Health, LeaseChange, Mutation, Now, Override, PastEvent,
+    PastGeneration, Record, Renewed, Resource, StoreError, Written,
 };
 
 /// Why something that was read means nothing.
@@ -175,6 +176,58 @@ impl Stored for EmptyService {
     }
 }
 
+impl Stored for Resource {
+    type Wire = v1::StoredResource;
+
+    fn to_stored(&self) -> v1::StoredResource {
+        v1::StoredResource {
+            key: Some(self.key.to_wire()),
+            manifest: self.manifest.to_string(),
+            generation: self.generation,
+            created_at: Some(timestamp(self.created_at)),
+            applied_at: Some(timestamp(self.applied_at)),
+            actor: self.actor.to_string(),
+            past: self.past.iter().map(PastGeneration::to_wire).collect(),
+            revision: self.revision,
+        }
+    }
+
+    fn from_stored(wire: v1::StoredResource) -> Result<Self, Malformed> {
+        let past = |past: v1::Generation| {
+            Ok::<_, Malformed>(PastGeneration {
+                generation: past.generation,
+                manifest: past.manifest.into(),
+                applied_at: moment(past.applied_at.as_ref(), "past.applied_at")?,
+                actor: past.actor.into(),
+                revision: past.revision,
+            })
+        };
+        Ok(Self {
+            key: ResourceKey::from_wire(wire.key.as_ref())?,
+            manifest: wire.manifest.into(),
+            generation: wire.generation,
+            created_at: moment(wire.created_at.as_ref(), "created_at")?,
+            applied_at: moment(wire.applied_at.as_ref(), "applied_at")?,
+            actor: wire.actor.into(),
+            past: wire.past.into_iter().map(past).collect::<Result<_, _>>()?,
+            revision: wire.revision,
+        })
+    }
+}
+
+/// Resources that one commit changes, as bytes.
+#[cfg(feature = "redis")]
+pub(crate) fn declaration_to_bytes<'a>(resources: impl Iterator<Item = &'a Resource>) -> Vec<u8> {
+    v1::StoredDeclaration { resources: resources.map(Stored::to_stored).collect() }.encode_to_vec()
+}
+
+/// Reads what [`declaration_to_bytes`] wrote.
+#[cfg(feature = "redis")]
+pub(crate) fn declaration_from_bytes(bytes: &[u8]) -> Result<Vec<Resource>, Malformed> {
+    let declared = v1::StoredDeclaration::decode(bytes)?;
+    declared.resources.into_iter().map(Resource::from_stored).collect()
+}
+
 impl Stored for PastEvent {
     type Wire = v1::Event;
 
@@ -221,6 +274,9 @@ pub(crate) fn commit_to_stored(commit: &Commit) -> v1::StoredCommit {
         }),
         Written::Forgotten(service) => stored_commit::Written::Forgotten(service.to_wire()),
         Written::Completed => stored_commit::Written::Completed(v1::StoredCompletion {}),
+        Written::Declared(resources) => stored_commit::Written::Declared(v1::StoredDeclaration {
+            resources: resources.iter().map(|resource| resource.to_stored()).collect(),
+        }),
     };
     let at = Some(timestamp(commit.at.wall));
     v1::StoredCommit { revision: commit.revision, at, written: Some(written), event }
@@ -238,6 +294,11 @@ pub(crate) fn commit_from_stored(wire: v1::StoredCommit, learned: Instant) -> Re
             Written::Forgotten(ServiceKey::from_wire(Some(&service))?)
         }
         stored_commit::Written::Completed(_) => Written::Completed,
+        stored_commit::Written::Declared(declared) => {
+            let resources = declared.resources.into_iter();
+            let resources = resources.map(|resource| Resource::from_stored(resource).map(Arc::new));
+            Written::Declared(resources.collect::<Result<_, _>>()?)
+        }
     };
     Ok(Commit {
         revision: wire.revision,
@@ -275,6 +336,15 @@ pub(crate) fn mutation_to_stored(mutation: &Mutation) -> v1::StoredMutation {
             expected: *expected,
         }),
         Mutation::Complete => stored_mutation::Change::Complete(nothing),
+        Mutation::Declare(all) => stored_mutation::Change::Declare(v1::StoredDeclare {
+            resources: all
+                .iter()
+                .map(|declare| v1::StoredDeclared {
+                    resource: Some(declare.resource.to_stored()),
+                    expected: declare.expected,
+                })
+                .collect(),
+        }),
     };
     v1::StoredMutation { change: Some(change) }
 }

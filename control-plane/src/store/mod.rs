@@ -22,6 +22,7 @@ mod plugin;
 mod record;
 #[cfg(feature = "redis")]
 mod redis;
+mod resource;
 
 use std::{
     path::PathBuf,
@@ -45,6 +46,7 @@ pub use self::{
     measured::Measured,
     memory::Memory,
     record::{Claim, EmptyService, Event, Health, Override, PastEvent, Record, Renewed},
+    resource::{Declare, LARGEST_MANIFEST, MOST_BYTES, MOST_DECLARED, PAST, PastGeneration, Resource},
 };
 
 /// One point in time by both clocks.
@@ -130,6 +132,8 @@ pub struct Loaded {
     pub records: Vec<Arc<Record>>,
     /// Services without instances, in any order.
     pub empty_services: Vec<Arc<EmptyService>>,
+    /// Declared resources, in any order; also those that are deleted, for their past.
+    pub resources: Vec<Arc<Resource>>,
     /// What happened lately, as far as the store remembers it; oldest first.
     pub events: Vec<Arc<PastEvent>>,
 }
@@ -182,6 +186,9 @@ pub enum Mutation {
     },
     /// From now on what the store holds is all that is registered.
     Complete,
+    /// Creates or replaces resources, each named once; at most [`MOST_DECLARED`] and [`MOST_BYTES`] (see
+    /// [`Declare::batches`]). A conflict over one of them changes none.
+    Declare(Vec<Declare>),
 }
 
 /// What a commit changed.
@@ -200,6 +207,8 @@ pub enum Written {
     Forgotten(ServiceKey),
     /// What the store holds is all that is registered.
     Completed,
+    /// Resources are new, changed or deleted.
+    Declared(Vec<Arc<Resource>>),
 }
 
 /// One revision of the store.

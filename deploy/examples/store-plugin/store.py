@@ -27,6 +27,8 @@ REPOSITORY = pathlib.Path(__file__).resolve().parents[3]
 EVENTS = 10_000
 # A load is sent in parts of this many entries, which are far smaller than 4 MB together.
 PART = 500
+# Resources may have 128 KiB each.
+RESOURCES_PART = 16
 # Each watch occupies a thread, and each control plane has a watch or two.
 THREADS = 64
 HEARTBEAT = 1.0
@@ -42,6 +44,9 @@ CREATE TABLE IF NOT EXISTS leases (
 CREATE TABLE IF NOT EXISTS empty_services (
     namespace TEXT, service TEXT, revision INTEGER NOT NULL, message BLOB NOT NULL,
     PRIMARY KEY (namespace, service));
+CREATE TABLE IF NOT EXISTS resources (
+    kind TEXT, namespace TEXT, name TEXT, revision INTEGER NOT NULL, message BLOB NOT NULL,
+    PRIMARY KEY (kind, namespace, name));
 CREATE TABLE IF NOT EXISTS commits (revision INTEGER PRIMARY KEY, message BLOB NOT NULL);
 CREATE TABLE IF NOT EXISTS events (revision INTEGER PRIMARY KEY, message BLOB NOT NULL);
 """
@@ -92,7 +97,8 @@ class Registry:
         written = protos.StoredCommit(revision=revision)
         written.at.GetCurrentTime()
         change = getattr(mutation, mutation.WhichOneof("change"))
-        make = {"put": self.put, "remove": self.remove, "forget": self.forget, "complete": self.complete}
+        make = {"put": self.put, "remove": self.remove, "forget": self.forget, "complete": self.complete,
+                "declare": self.declare}
         self.database.execute("BEGIN IMMEDIATE")
         try:
             # Leases are memory: they change once the transaction is on disk.
@@ -175,6 +181,20 @@ class Registry:
         written.completed.CopyFrom(change)
         return lambda: None
 
+    def declare(self, change, written, revision):
+        for declared in change.resources:
+            key = (declared.resource.key.kind, declared.resource.key.namespace, declared.resource.key.name)
+            row = self.one("SELECT revision FROM resources WHERE (kind, namespace, name) = (?, ?, ?)", key)
+            expected = declared.expected if declared.HasField("expected") else None
+            if (None if row is None else row[0]) != expected:
+                raise Conflict("/".join(key))
+            resource = written.declared.resources.add()
+            resource.CopyFrom(declared.resource)
+            resource.revision = revision
+            self.database.execute(
+                "REPLACE INTO resources VALUES (?, ?, ?, ?, ?)", (*key, revision, resource.SerializeToString()))
+        return lambda: None
+
 
 class Plugin:
     """The calls of the contract."""
@@ -199,12 +219,13 @@ class Plugin:
             header = protos.LoadStoreResponse(
                 history=registry.history, revision=registry.revision, complete=bool(complete))
             rows = {table: registry.database.execute(f"SELECT message FROM {table} ORDER BY revision").fetchall()
-                    for table in ("instances", "empty_services", "events")}
+                    for table in ("instances", "empty_services", "resources", "events")}
         yield header
         for table, messages in rows.items():
-            for begin in range(0, len(messages), PART):
+            size = RESOURCES_PART if table == "resources" else PART
+            for begin in range(0, len(messages), size):
                 part = protos.LoadStoreResponse()
-                for (message,) in messages[begin:begin + PART]:
+                for (message,) in messages[begin:begin + size]:
                     getattr(part, table).add().ParseFromString(message)
                 yield part
 

@@ -16,6 +16,7 @@
 //! Deliberately absent: what only one store promises, and faults of the server; both have tests of their own.
 
 pub mod model;
+mod resources;
 mod samples;
 
 use std::{collections::BTreeMap, future::Future, pin::Pin, sync::Arc, time::Duration};
@@ -24,7 +25,7 @@ use futures_util::StreamExt;
 use waypost_proto::{name::InstanceKey, v1::EventKind};
 
 pub(crate) use self::samples::TTL;
-pub use self::samples::{ManualClock, emptied, event, record};
+pub use self::samples::{ManualClock, declare, emptied, event, record};
 #[cfg(test)]
 pub(crate) use self::samples::{spec, wire};
 use super::{Commit, LeaseChange, Loaded, Mutation, Now, Record, Renewal, Store, StoreError, Written};
@@ -86,6 +87,11 @@ pub const CASES: &[Case] = &[
         name: "events are remembered in order",
         run: |fixture| Box::pin(events_are_remembered_in_order(fixture)),
     },
+    Case {
+        name: "resources are declared together or not at all",
+        run: |fixture| Box::pin(resources::are_declared_together(fixture)),
+    },
+    Case { name: "resources fill a commit", run: |fixture| Box::pin(resources::fill_a_commit(fixture)) },
     Case { name: "it finds nothing wrong", run: |fixture| Box::pin(it_finds_nothing_wrong(fixture)) },
 ];
 

@@ -6,10 +6,13 @@
 use std::collections::BTreeMap;
 
 use fastrand::Rng;
-use waypost_proto::name::{InstanceKey, ServiceKey};
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
+};
 
-use super::{Fixture, put, remove};
-use crate::store::{LeaseChange, Mutation, Record, Renewal, StoreError, Written};
+use super::{Fixture, declare, put, remove};
+use crate::store::{Declare, LeaseChange, Mutation, Record, Renewal, StoreError, Written};
 
 /// What a registry is, said as simply as it can be.
 #[derive(Debug, Default)]
@@ -20,6 +23,8 @@ struct Model {
     instances: BTreeMap<InstanceKey, (u64, u64)>,
     /// Revision.
     empty: BTreeMap<ServiceKey, u64>,
+    /// Revision.
+    resources: BTreeMap<ResourceKey, u64>,
     /// All commits: the revision, and what is there of the key from then on.
     commits: Vec<(u64, String)>,
 }
@@ -68,6 +73,9 @@ impl Model {
             Mutation::Remove { key, expected, lapsed, .. } => held(key) == Some(*expected) && !lapsed,
             Mutation::Forget { service, expected } => self.empty.get(service) == Some(expected),
             Mutation::Complete => true,
+            Mutation::Declare(all) => all
+                .iter()
+                .all(|declare| self.resources.get(&declare.resource.key).copied() == declare.expected),
         }
     }
 
@@ -95,6 +103,11 @@ impl Model {
                 self.complete = true;
                 "completed".to_owned()
             }
+            Mutation::Declare(all) => {
+                let keys: Vec<&ResourceKey> = all.iter().map(|declare| &declare.resource.key).collect();
+                self.resources.extend(keys.iter().map(|key| ((*key).clone(), revision)));
+                format!("declared {keys:?}")
+            }
         };
         self.commits.push((revision, told));
     }
@@ -106,6 +119,10 @@ fn told(written: &Written) -> String {
         Written::Removed { key, emptied } => format!("removed {key} {}", emptied.is_some()),
         Written::Forgotten(service) => format!("forgotten {service}"),
         Written::Completed => "completed".to_owned(),
+        Written::Declared(all) => {
+            let keys: Vec<&ResourceKey> = all.iter().map(|resource| &resource.key).collect();
+            format!("declared {keys:?}")
+        }
     }
 }
 
@@ -117,7 +134,7 @@ fn any(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Mutation {
     let held = model.instances.get(record.key()).map(|(revision, _)| *revision);
     let wrong = rng.u8(0..5) == 0;
     let some_revision = rng.u64(model.revision.saturating_sub(9)..=model.revision);
-    match rng.u8(0..12) {
+    match rng.u8(0..14) {
         0..=5 => {
             let expected = if wrong { rng.bool().then_some(some_revision) } else { held };
             // Only a record that is there has a lease to keep.
@@ -139,8 +156,21 @@ fn any(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Mutation {
             let expected = model.empty.get(&service).copied().filter(|_| !wrong).unwrap_or(some_revision);
             Mutation::Forget { service, expected }
         }
-        _ => Mutation::Complete,
+        11 => Mutation::Complete,
+        _ => declare_any(model, rng, wrong.then_some(some_revision)),
     }
+}
+
+/// Declares one to three resources; with `wrong` the last of them is expected to have that revision.
+fn declare_any(model: &Model, rng: &mut Rng, wrong: Option<u64>) -> Mutation {
+    let first = rng.u8(0..4);
+    let mut all: Vec<Declare> = (first..=first + rng.u8(0..3))
+        .map(|number| declare(number, model.resources.get(&declare(number, None).resource.key).copied()))
+        .collect();
+    if let (Some(wrong), Some(last)) = (wrong, all.last_mut()) {
+        last.expected = Some(wrong);
+    }
+    Mutation::Declare(all)
 }
 
 async fn renew(fixture: &Fixture, model: &Model, rng: &mut Rng, place: &str) {
@@ -165,6 +195,9 @@ async fn same(fixture: &Fixture, model: &Model, start: u64, place: &str) {
     let empty: BTreeMap<ServiceKey, u64> =
         loaded.empty_services.iter().map(|empty| (empty.key.clone(), empty.revision)).collect();
     assert_eq!(empty, model.empty, "{place}");
+    let resources: BTreeMap<ResourceKey, u64> =
+        loaded.resources.iter().map(|resource| (resource.key.clone(), resource.revision)).collect();
+    assert_eq!(resources, model.resources, "{place}");
     let commits = fixture.collect(start, model.commits.len()).await;
     let watched: Vec<(u64, String)> =
         commits.iter().map(|commit| (commit.revision, told(&commit.written))).collect();

@@ -8,10 +8,11 @@ use std::{
 use parking_lot::Mutex;
 use waypost_proto::{
     instance::InstanceSpec,
+    resource::{Kind, ResourceKey},
     v1::{self, EventKind},
 };
 
-use crate::store::{Claim, EmptyService, Event, Now, Record, Renewed};
+use crate::store::{Claim, Declare, EmptyService, Event, Now, Record, Renewed, Resource};
 
 pub(crate) const TTL: Duration = Duration::from_secs(10);
 
@@ -53,6 +54,14 @@ pub(crate) fn wire(key: &str) -> v1::InstanceSpec {
         address: "127.0.0.1:9001".to_owned(),
         ..Default::default()
     }
+}
+
+/// A route of this number, to be created, or to replace the one of a revision.
+pub fn declare(number: u8, expected: Option<u64>) -> Declare {
+    let key = ResourceKey::new(Kind::HttpRoute, "other", &format!("route-{number}")).expect("a good name");
+    let manifest = format!(r#"{{"of":{number},"after":{}}}"#, expected.unwrap_or_default());
+    let at = UNIX_EPOCH + Duration::from_secs(1_800_000_000);
+    Declare { resource: Resource::first(key, manifest.into(), "ada", at), expected }
 }
 
 pub(crate) fn spec(key: &str) -> InstanceSpec {

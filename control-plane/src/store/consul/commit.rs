@@ -64,6 +64,13 @@ enum Work {
     Revive(InstanceKey, u64),
 }
 
+impl Job {
+    /// Whether it has a transaction of its own: it may fill one.
+    fn is_large(&self) -> bool {
+        matches!(&self.work, Work::Mutate(mutation, _) if matches!(**mutation, Mutation::Declare(_)))
+    }
+}
+
 /// A transaction that is not made yet.
 struct Draft {
     operations: Vec<Operation>,
@@ -279,7 +286,7 @@ fn draft(inner: &Inner, waiting: &VecDeque<Job>) -> Option<Draft> {
     let revivals = draft.head.revivals;
     let mut writes = 0;
     for job in waiting.iter().take(TOGETHER) {
-        if writes > WRITES {
+        if writes > WRITES || (job.is_large() && !draft.answers.is_empty()) {
             break;
         }
         let answer = match &job.work {
@@ -295,6 +302,9 @@ fn draft(inner: &Inner, waiting: &VecDeque<Job>) -> Option<Draft> {
             Work::Revive(key, epoch) => draft.revive(key, *epoch),
         };
         draft.answers.push(answer);
+        if job.is_large() {
+            break;
+        }
     }
     if draft.steps.is_empty() && draft.head.revivals == revivals {
         draft.operations.clear();

@@ -8,14 +8,17 @@ use std::{sync::Arc, time::Duration};
 
 use imbl::OrdMap;
 use prost::Message;
-use waypost_proto::name::{InstanceKey, ServiceKey};
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
+};
 
 use super::{
     api::Operation,
     layout::{Entry, Layout, LogEntry},
 };
 use crate::store::{
-    Commit, EmptyService, LeaseChange, Mutation, Now, Record, StoreError, Written,
+    Commit, Declare, EmptyService, LeaseChange, Mutation, Now, Record, Resource, StoreError, Written,
     codec::{Malformed, Stored, commit_from_stored, commit_to_stored},
     record::first_key,
 };
@@ -27,6 +30,7 @@ pub(super) struct Contents {
     pub(super) complete: bool,
     pub(super) records: OrdMap<InstanceKey, Kept>,
     pub(super) empty: OrdMap<ServiceKey, Arc<EmptyService>>,
+    pub(super) resources: OrdMap<ResourceKey, Arc<Resource>>,
 }
 
 /// An instance.
@@ -124,6 +128,15 @@ impl Contents {
                 (Written::Forgotten(service), LeaseChange::Keep, None)
             }
             Mutation::Complete => (Written::Completed, LeaseChange::Keep, None),
+            Mutation::Declare(all) => {
+                let held = |key| self.resources.get(key).map(|held| held.revision);
+                if let Some(other) = all.iter().find(|one| held(&one.resource.key) != one.expected) {
+                    return Err(self.conflict(&other.resource.key));
+                }
+                let dated = |declare: Declare| Arc::new(Resource { revision, ..declare.resource });
+                let resources = all.into_iter().map(dated).collect();
+                (Written::Declared(resources), LeaseChange::Keep, None)
+            }
         };
         let step = Step { id, commit: Arc::new(Commit { revision, at, written, event }), lease };
         let fills = |record: &Arc<Record>| self.empty.contains_key(record.key().service());
@@ -149,6 +162,12 @@ impl Contents {
             }
             Written::Forgotten(service) => vec![Operation::Delete(layout.empty(service))],
             Written::Completed => Vec::new(),
+            Written::Declared(resources) => {
+                let set = |resource: &Arc<Resource>| {
+                    Operation::Set(layout.resource(&resource.key), resource.encode())
+                };
+                resources.iter().map(set).collect()
+            }
         }
     }
 
@@ -179,6 +198,9 @@ impl Contents {
                 self.empty.remove(service);
             }
             Written::Completed => self.complete = true,
+            Written::Declared(resources) => {
+                self.resources.extend(resources.iter().map(|one| (one.key.clone(), one.clone())));
+            }
         }
     }
 

@@ -5,6 +5,7 @@
 //! <prefix>/log/<slot>                  older commits; slots are written round and round
 //! <prefix>/instances/<ns>/<service>/<id>
 //! <prefix>/empty/<ns>/<service>        a service without instances
+//! <prefix>/resources/<kind>/<ns>/<name>
 //! ```
 //!
 //! Deliberately absent: what any of it means.
@@ -13,6 +14,7 @@ use std::fmt::Write;
 
 use waypost_proto::{
     name::{DEFAULT_NAMESPACE, InstanceKey, ServiceKey},
+    resource::ResourceKey,
     v1,
 };
 
@@ -135,6 +137,11 @@ impl Layout {
     /// The key of a service without instances.
     pub(super) fn empty(&self, service: &ServiceKey) -> String {
         format!("{}/empty/{}/{}", self.prefix, service.namespace(), service.name())
+    }
+
+    /// A declared resource's key.
+    pub(super) fn resource(&self, key: &ResourceKey) -> String {
+        format!("{}/resources/{}/{}/{}", self.prefix, key.kind(), key.namespace(), key.name())
     }
 
     /// A key that nothing else uses, to try out what is permitted.

@@ -370,7 +370,7 @@ impl Mirror {
                 self.leases.revoke(key);
                 self.own.remove(key);
             }
-            Written::Forgotten(_) | Written::Completed => {}
+            Written::Forgotten(_) | Written::Completed | Written::Declared(_) => {}
         }
     }
 
@@ -381,7 +381,7 @@ impl Mirror {
             let changed = match &step.commit.written {
                 Written::Put(record) => record.key(),
                 Written::Removed { key, .. } => key,
-                Written::Forgotten(_) | Written::Completed => continue,
+                Written::Forgotten(_) | Written::Completed | Written::Declared(_) => continue,
             };
             // Nobody listens any more once the store is closed.
             let _ = self.changes.send(changed.clone());

@@ -212,6 +212,7 @@ impl Store for Consul {
             complete: reading.contents.complete,
             records: reading.contents.records.values().map(|kept| kept.record.clone()).collect(),
             empty_services: reading.contents.empty.values().cloned().collect(),
+            resources: reading.contents.resources.values().cloned().collect(),
             events,
         })
     }

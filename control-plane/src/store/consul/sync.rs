@@ -16,7 +16,7 @@ use super::{
     mirror::{Followed, Mirror, Reading},
 };
 use crate::store::{
-    EmptyService, Now, StoreError,
+    EmptyService, Now, Resource, StoreError,
     codec::{Malformed, Stored},
 };
 
@@ -212,6 +212,10 @@ impl Inner {
                     let service: ServiceKey = empty.key.clone();
                     contents.empty.insert(service, empty);
                 }
+                ("resources", _) => {
+                    let resource = Arc::new(Resource::decode(&pair.value).map_err(bad)?);
+                    contents.resources.insert(resource.key.clone(), resource);
+                }
                 _ => {}
             }
         }
@@ -219,6 +223,7 @@ impl Inner {
             let records = contents.records.values().map(|kept| kept.record.revision);
             return Ok(Err(records
                 .chain(contents.empty.values().map(|empty| empty.revision))
+                .chain(contents.resources.values().map(|resource| resource.revision))
                 .max()
                 .unwrap_or(0)));
         };

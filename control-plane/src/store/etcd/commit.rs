@@ -23,7 +23,7 @@ use super::{
     lease, load, number, revision_of, trim,
 };
 use crate::store::{
-    Commit, EmptyService, Event, LeaseChange, Mutation, Now, PastEvent, Record, StoreError, Written,
+    Commit, Declare, EmptyService, Event, LeaseChange, Mutation, Now, PastEvent, Record, StoreError, Written,
     codec::{Stored, commit_to_stored},
 };
 
@@ -50,7 +50,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, mutation: Mutation, now: Now) -
     let event = match &mutation {
         Mutation::Put { event, .. } => event.clone(),
         Mutation::Remove { event, .. } => Some(event.clone()),
-        Mutation::Forget { .. } | Mutation::Complete => None,
+        Mutation::Forget { .. } | Mutation::Complete | Mutation::Declare(_) => None,
     };
     let head = |written| head(keys, written, event.clone(), now);
     let change = match mutation {
@@ -78,6 +78,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, mutation: Mutation, now: Now) -
             lease: None,
             leases: false,
         },
+        Mutation::Declare(all) => declare(keys, all, head),
     };
     apply(shared, change, &id, event, now).await
 }
@@ -148,6 +149,18 @@ fn remove(
         TxnOp::txn(last),
     ];
     Change { entry: key.to_string(), compares, operations, lease: None, leases: true }
+}
+
+fn declare(keys: &Keys, all: Vec<Declare>, head: impl Fn(Written) -> TxnOp) -> Change {
+    let names = all.iter().map(|declare| declare.resource.key.to_string());
+    let entry = names.collect::<Vec<_>>().join(", ");
+    let key = |declare: &Declare| keys.resource(&declare.resource.key);
+    let compares = all.iter().map(|declare| is_at(key(declare), declare.expected)).collect();
+    let put = |declare: &Declare| TxnOp::put(key(declare), declare.resource.encode(), None);
+    let mut operations: Vec<TxnOp> = all.iter().map(put).collect();
+    let resources = all.into_iter().map(|declare| Arc::new(declare.resource)).collect();
+    operations.push(head(Written::Declared(resources)));
+    Change { entry, compares, operations, lease: None, leases: false }
 }
 
 /// Makes the transaction, as often as it takes to learn what became of it.

@@ -18,7 +18,10 @@
 
 use std::time::Duration;
 
-use waypost_proto::name::{InstanceKey, ServiceKey};
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
+};
 
 /// The keys below one prefix.
 #[derive(Clone, Debug)]
@@ -75,6 +78,15 @@ impl Keys {
 
     pub(super) fn empty_service(&self, service: &ServiceKey) -> String {
         format!("{}{}/{}", self.empty_services(), service.namespace(), service.name())
+    }
+
+    /// The folder of all declared resources.
+    pub(super) fn resources(&self) -> String {
+        format!("{}/data/resources/", self.root)
+    }
+
+    pub(super) fn resource(&self, key: &ResourceKey) -> String {
+        format!("{}{}/{}/{}", self.resources(), key.kind(), key.namespace(), key.name())
     }
 
     /// The folder of all that concerns leases.

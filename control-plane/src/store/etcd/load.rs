@@ -16,7 +16,7 @@ use super::{
     number, revision_of,
 };
 use crate::store::{
-    EmptyService, Loaded, PastEvent, Record, StoreError,
+    EmptyService, Loaded, PastEvent, Record, Resource, StoreError,
     codec::{Malformed, Stored},
 };
 
@@ -94,13 +94,14 @@ async fn load_once(shared: &Shared) -> Result<Option<Loaded>, StoreError> {
     let (entries, at) = range(shared, &keys.data(), None).await?;
     let (events, _) = range(shared, &keys.events(), Some(at)).await?;
     let [head, history, complete] = [keys.head(), keys.history(), keys.complete()];
-    let (instances, empty) = (keys.instances(), keys.empty_services());
+    let (instances, empty, resources) = (keys.instances(), keys.empty_services(), keys.resources());
     let mut loaded = Loaded {
         history: Arc::from(""),
         revision: 0,
         complete: false,
         records: Vec::with_capacity(entries.len()),
         empty_services: Vec::new(),
+        resources: Vec::new(),
         events: past(shared, events)?,
     };
     for entry in &entries {
@@ -111,6 +112,9 @@ async fn load_once(shared: &Shared) -> Result<Option<Loaded>, StoreError> {
         } else if key.starts_with(empty.as_bytes()) {
             let service = read::<EmptyService>(entry)?;
             loaded.empty_services.push(Arc::new(EmptyService { revision, ..service }));
+        } else if key.starts_with(resources.as_bytes()) {
+            let resource = read::<Resource>(entry)?;
+            loaded.resources.push(Arc::new(Resource { revision, ..resource }));
         } else if key == head.as_bytes() {
             loaded.revision = revision;
         } else if key == complete.as_bytes() {

@@ -116,7 +116,10 @@ fn dated(mut wire: StoredCommit, revision: u64) -> StoredCommit {
                 emptied.revision = revision;
             }
         }
-        _ => {}
+        Some(stored_commit::Written::Declared(declared)) => {
+            declared.resources.iter_mut().for_each(|resource| resource.revision = revision);
+        }
+        Some(stored_commit::Written::Forgotten(_) | stored_commit::Written::Completed(_)) | None => {}
     }
     wire
 }

@@ -4,20 +4,24 @@
 
 use std::{collections::BTreeMap, fmt::Display, sync::Arc, time::Duration};
 
-use waypost_proto::name::{InstanceKey, ServiceKey};
-
-use super::super::{
-    Commit, EmptyService, Event, LeaseChange, Mutation, Record, StoreError, Written, leases::Standing,
-    record::first_key,
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
 };
 
-/// Instances and services at one revision.
+use super::super::{
+    Commit, Declare, EmptyService, Event, LeaseChange, Mutation, Record, Resource, StoreError, Written,
+    leases::Standing, record::first_key,
+};
+
+/// Instances, services and resources at one revision.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Contents {
     pub(super) revision: u64,
     pub(super) complete: bool,
     pub(super) records: BTreeMap<InstanceKey, Arc<Record>>,
     pub(super) empty_services: BTreeMap<ServiceKey, Arc<EmptyService>>,
+    pub(super) resources: BTreeMap<ResourceKey, Arc<Resource>>,
 }
 
 /// What becomes of a lease.
@@ -75,6 +79,9 @@ impl Contents {
                 self.complete = true;
                 Made { written: Written::Completed, event: None, lease: None }
             }
+            Mutation::Declare(resources) => {
+                Made { written: self.declare(resources)?, event: None, lease: None }
+            }
         };
         self.revision += 1;
         Ok(made)
@@ -98,7 +105,25 @@ impl Contents {
                 self.empty_services.remove(service);
             }
             Written::Completed => self.complete = true,
+            Written::Declared(resources) => self.keep(resources),
         }
+    }
+
+    fn declare(&mut self, resources: Vec<Declare>) -> Result<Written, StoreError> {
+        for Declare { resource, expected } in &resources {
+            if self.resources.get(&resource.key).map(|held| held.revision) != *expected {
+                return Err(self.conflict(&resource.key));
+            }
+        }
+        let revision = self.revision + 1;
+        let dated = |declare: Declare| Arc::new(Resource { revision, ..declare.resource });
+        let resources: Vec<Arc<Resource>> = resources.into_iter().map(dated).collect();
+        self.keep(&resources);
+        Ok(Written::Declared(resources))
+    }
+
+    fn keep(&mut self, resources: &[Arc<Resource>]) {
+        self.resources.extend(resources.iter().map(|resource| (resource.key.clone(), resource.clone())));
     }
 
     fn conflict(&self, entry: &dyn Display) -> StoreError {

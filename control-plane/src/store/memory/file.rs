@@ -6,6 +6,7 @@
 //! | `instances` | `SERVICE/ID`, or `NAMESPACE/SERVICE/ID` outside `default` | `StoredInstance` |
 //! | `leases` | the same | epoch, length in ms |
 //! | `empty_services` | the service, in the same way | `StoredEmptyService` |
+//! | `resources` | `KIND NAMESPACE/NAME` | `StoredResource` |
 //! | `commits`, `events` | revision | `StoredCommit`, `Event`: as many as are remembered |
 //!
 //! A file is read as a whole, from a copy in memory, before anything is written: one that is damaged stays as it is.
@@ -30,7 +31,7 @@ use waypost_proto::name::InstanceKey;
 
 use super::{
     super::{
-        Commit, Now, PastEvent, Record, StoreError, Written,
+        Commit, Now, PastEvent, Record, Resource, StoreError, Written,
         codec::{Stored, commit_to_stored},
         record::EmptyService,
     },
@@ -46,6 +47,7 @@ pub(super) const ABOUT: TableDefinition<&str, &str> = TableDefinition::new("abou
 pub(super) const INSTANCES: TableDefinition<&str, &[u8]> = TableDefinition::new("instances");
 pub(super) const LEASES: TableDefinition<&str, (u64, u64)> = TableDefinition::new("leases");
 pub(super) const EMPTY_SERVICES: TableDefinition<&str, &[u8]> = TableDefinition::new("empty_services");
+pub(super) const RESOURCES: TableDefinition<&str, &[u8]> = TableDefinition::new("resources");
 pub(super) const COMMITS: TableDefinition<u64, &[u8]> = TableDefinition::new("commits");
 pub(super) const EVENTS: TableDefinition<u64, &[u8]> = TableDefinition::new("events");
 
@@ -224,6 +226,7 @@ struct Tables<'a> {
     instances: Table<'a, &'static str, Bytes>,
     leases: Table<'a, &'static str, (u64, u64)>,
     empty_services: Table<'a, &'static str, Bytes>,
+    resources: Table<'a, &'static str, Bytes>,
     commits: Table<'a, u64, Bytes>,
     events: Table<'a, u64, Bytes>,
 }
@@ -235,6 +238,7 @@ impl<'a> Tables<'a> {
             instances: transaction.open_table(INSTANCES)?,
             leases: transaction.open_table(LEASES)?,
             empty_services: transaction.open_table(EMPTY_SERVICES)?,
+            resources: transaction.open_table(RESOURCES)?,
             commits: transaction.open_table(COMMITS)?,
             events: transaction.open_table(EVENTS)?,
         })
@@ -258,6 +262,7 @@ impl<'a> Tables<'a> {
             Written::Completed => {
                 self.about.insert("complete", "true")?;
             }
+            Written::Declared(resources) => resources.iter().try_for_each(|kept| self.resource(kept))?,
         }
         match lease {
             Some(LeaseEffect::Grant { key, epoch, ttl }) => self.lease(key, *epoch, *ttl)?,
@@ -281,6 +286,9 @@ impl<'a> Tables<'a> {
         for empty in kept.contents.empty_services.values() {
             self.empty_service(empty)?;
         }
+        for resource in kept.contents.resources.values() {
+            self.resource(resource)?;
+        }
         for (key, epoch, ttl) in &kept.leases {
             self.lease(key, *epoch, *ttl)?;
         }
@@ -297,6 +305,11 @@ impl<'a> Tables<'a> {
 
     fn empty_service(&mut self, empty: &EmptyService) -> Result<(), redb::Error> {
         self.empty_services.insert(empty.key.to_string().as_str(), empty.encode().as_slice())?;
+        Ok(())
+    }
+
+    fn resource(&mut self, resource: &Resource) -> Result<(), redb::Error> {
+        self.resources.insert(resource.key.to_string().as_str(), resource.encode().as_slice())?;
         Ok(())
     }
 

@@ -150,6 +150,7 @@ impl Store for Memory {
             complete: inner.contents.complete,
             records: inner.contents.records.values().cloned().collect(),
             empty_services: inner.contents.empty_services.values().cloned().collect(),
+            resources: inner.contents.resources.values().cloned().collect(),
             events: inner.past.iter().cloned().chain(inner.log.iter().filter_map(past_event)).collect(),
         })
     }

@@ -2,21 +2,28 @@
 //!
 //! Deliberately absent: damage that can be read past. What was acknowledged is all there, or an operator decides.
 
-use std::{collections::VecDeque, fmt::Display, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, VecDeque},
+    fmt::Display,
+    sync::Arc,
+    time::Duration,
+};
 
 use prost::Message;
 use redb::{
-    Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, backends::InMemoryBackend,
+    Database, ReadTransaction, ReadableDatabase, ReadableTable, StorageBackend, TableError,
+    backends::InMemoryBackend,
 };
+use waypost_proto::resource::ResourceKey;
 
 use super::{
     super::{
-        Commit, Now, PastEvent, Record,
+        Commit, Now, PastEvent, Record, Resource,
         codec::{Malformed, Stored, commit_from_stored},
         record::EmptyService,
     },
     contents::Contents,
-    file::{ABOUT, COMMITS, EMPTY_SERVICES, EVENTS, FORMAT, INSTANCES, Kept, LEASES},
+    file::{ABOUT, COMMITS, EMPTY_SERVICES, EVENTS, FORMAT, INSTANCES, Kept, LEASES, RESOURCES},
 };
 
 /// Why a file is not understood.
@@ -67,6 +74,7 @@ pub(super) fn read(bytes: &[u8], now: Now) -> Result<Kept, Unreadable> {
         let empty = EmptyService::decode(bytes.value()).map_err(at("empty_services", &key.value()))?;
         contents.empty_services.insert(empty.key.clone(), Arc::new(empty));
     }
+    contents.resources = resources(&transaction)?;
     let mut leases = Vec::new();
     for entry in transaction.open_table(LEASES)?.iter()? {
         let (key, lease) = entry?;
@@ -76,6 +84,21 @@ pub(super) fn read(bytes: &[u8], now: Now) -> Result<Kept, Unreadable> {
     }
     let (log, past) = read_past(&transaction, revision, now)?;
     Ok(Kept { history: told("history")?.into(), contents, leases, log, past })
+}
+
+/// The resources; a file of an older version has no table for them.
+fn resources(transaction: &ReadTransaction) -> Result<BTreeMap<ResourceKey, Arc<Resource>>, Unreadable> {
+    let table = match transaction.open_table(RESOURCES) {
+        Err(TableError::TableDoesNotExist(_)) => return Ok(BTreeMap::new()),
+        opened => opened?,
+    };
+    let mut resources = BTreeMap::new();
+    for entry in table.iter()? {
+        let (key, bytes) = entry?;
+        let resource = Resource::decode(bytes.value()).map_err(at("resources", &key.value()))?;
+        resources.insert(resource.key.clone(), Arc::new(resource));
+    }
+    Ok(resources)
 }
 
 type Past = (VecDeque<Arc<Commit>>, VecDeque<Arc<PastEvent>>);

@@ -23,8 +23,8 @@ use waypost_proto::{
 
 use self::connection::Connection;
 use super::{
-    Commit, Finding, Lapsed, LeaseStatus, Loaded, Location, Mutation, Now, PastEvent, Record, Renewal, Store,
-    StoreError, StoreOptions, Watch,
+    Commit, Declare, Finding, Lapsed, LeaseStatus, Loaded, Location, Mutation, Now, PastEvent, Record,
+    Renewal, Resource, Store, StoreError, StoreOptions, Watch,
     codec::{Stored, commit_from_stored, mutation_to_stored},
     record::EmptyService,
 };
@@ -80,6 +80,16 @@ impl Plugin {
             Mutation::Remove { expected, event, .. } => {
                 let made = |past: &&Arc<PastEvent>| past.revision > *expected && past.event == *event;
                 loaded.events.iter().rev().find(made).map(|past| past.revision)
+            }
+            Mutation::Declare(all) => {
+                let made = |declare: &Declare| {
+                    let found = loaded.resources.iter().find(|found| found.key == declare.resource.key)?;
+                    let plain = Resource { revision: 0, ..Resource::clone(found) };
+                    let made = found.revision > declare.expected.unwrap_or_default()
+                        && plain == Resource { revision: 0, ..declare.resource.clone() };
+                    made.then_some(found.revision)
+                };
+                all.iter().map(made).collect::<Option<Vec<u64>>>()?.into_iter().max()
             }
             Mutation::Forget { .. } | Mutation::Complete => None,
         }
@@ -246,6 +256,7 @@ impl<'a> Loading<'a> {
             complete: part.complete,
             records: Vec::new(),
             empty_services: Vec::new(),
+            resources: Vec::new(),
             events: Vec::new(),
         };
         let mut loading = Self { connection, loaded, seen: BTreeSet::new() };
@@ -273,6 +284,14 @@ impl<'a> Loading<'a> {
                 EmptyService::from_stored(wire).map_err(|error| error.at(self.connection.entry(&name)))?;
             self.check(&name, empty.revision)?;
             self.loaded.empty_services.push(Arc::new(empty));
+        }
+        for wire in part.resources {
+            let name = wire.key.as_ref().map(|key| format!("{} {}/{}", key.kind, key.namespace, key.name));
+            let name = format!("Load, resource {}", name.unwrap_or_default());
+            let resource =
+                Resource::from_stored(wire).map_err(|error| error.at(self.connection.entry(&name)))?;
+            self.check(&name, resource.revision)?;
+            self.loaded.resources.push(Arc::new(resource));
         }
         for wire in part.events {
             let name = format!("Load, event of revision {}", wire.revision);

@@ -19,8 +19,9 @@ use super::{
     settings::{Keys, Settings},
 };
 use crate::store::{
-    Commit, EmptyService, Event, LeaseChange, Mutation, Now, PastEvent, Record, StoreError, Written,
-    codec::Stored,
+    Commit, Declare, EmptyService, Event, LeaseChange, Mutation, Now, PastEvent, Record, Resource,
+    StoreError, Written,
+    codec::{Stored, declaration_from_bytes, declaration_to_bytes},
 };
 
 /// For how long a commit can be asked about; much longer than anybody asks.
@@ -90,7 +91,21 @@ pub(super) fn request(mutation: &Mutation, settings: &Settings, keys: &Keys, id:
                 Change { entry: String::new(), expected: String::new(), value: Vec::new(), event: None };
             (change.request(&scripts::COMPLETE, settings, keys, id), "the registry".to_owned())
         }
+        Mutation::Declare(all) => declare(all, settings, keys, id),
     }
+}
+
+fn declare(all: &[Declare], settings: &Settings, keys: &Keys, id: &str) -> (Request, String) {
+    let names: Vec<String> = all.iter().map(|declare| declare.resource.key.to_string()).collect();
+    let entry = names.join(", ");
+    let value = declaration_to_bytes(all.iter().map(|declare| &declare.resource));
+    let change = Change { entry: entry.clone(), expected: String::new(), value, event: None };
+    let mut request = change.request(&scripts::DECLARE, settings, keys, id);
+    for (declare, name) in all.iter().zip(names) {
+        let expected = declare.expected.map(|revision| revision.to_string()).unwrap_or_default();
+        request = request.arg(name).arg(expected).arg(declare.resource.encode());
+    }
+    (request, entry)
 }
 
 /// What all changes have in common.
@@ -134,6 +149,13 @@ pub(super) fn empty_service(name: &str, contents: &[u8]) -> Result<EmptyService,
     let (revision, bytes) = parts(name, contents)?;
     let empty = EmptyService::decode(bytes).map_err(|error| error.at(name))?;
     Ok(EmptyService { revision, ..empty })
+}
+
+/// A resource from what `resources` holds of it.
+pub(super) fn resource(name: &str, contents: &[u8]) -> Result<Resource, StoreError> {
+    let (revision, bytes) = parts(name, contents)?;
+    let resource = Resource::decode(bytes).map_err(|error| error.at(name))?;
+    Ok(Resource { revision, ..resource })
 }
 
 fn parts<'a>(name: &str, contents: &'a [u8]) -> Result<(u64, &'a [u8]), StoreError> {
@@ -205,6 +227,11 @@ pub(super) fn commit(entry: &Entry) -> Result<Commit, StoreError> {
         }
         "forgotten" => Written::Forgotten(service_key(subject)?),
         "completed" => Written::Completed,
+        "declared" => {
+            let resources = declaration_from_bytes(value).map_err(|error| error.at(subject))?;
+            let dated = |resource: Resource| Arc::new(Resource { revision, ..resource });
+            Written::Declared(resources.into_iter().map(dated).collect())
+        }
         other => return Err(malformed(&entry.0, format!("{other:?} is no kind of change"))),
     };
     let at = Now { monotonic: Instant::now(), wall: fields.time()? };

@@ -1,5 +1,5 @@
 -- What the scripts about leases and changes begin with.
-local meta, instances, names, empty, leases, deadlines, changes, events, receipt = unpack(KEYS)
+local meta, instances, names, empty, leases, deadlines, changes, events, resources, receipt = unpack(KEYS)
 -- Control planes look for lapsed leases every second. Where nobody did anything for this long (in milliseconds),
 -- the server or all of them were away, and so were the beats.
 local STANDSTILL = 3000

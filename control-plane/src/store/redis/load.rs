@@ -8,15 +8,18 @@
 
 use std::{collections::HashMap, sync::Arc};
 
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
+};
+
 use super::{
     change::{self, Entry},
     link::Link,
     scripts::{self, Request},
     settings::Keys,
 };
-use crate::store::{Commit, EmptyService, Loaded, PastEvent, Record, StoreError, Written};
-
-use waypost_proto::name::{InstanceKey, ServiceKey};
+use crate::store::{Commit, EmptyService, Loaded, PastEvent, Record, Resource, StoreError, Written};
 
 /// Instances in a page, and changes that come with it.
 const PAGE: usize = 500;
@@ -104,6 +107,21 @@ async fn events(link: &Link, keys: &Keys, until: u64) -> Result<Vec<Arc<PastEven
     }
 }
 
+/// All that a hash holds, as it stood at one moment or another.
+async fn hash(link: &Link, key: &str) -> Result<Vec<(String, Vec<u8>)>, StoreError> {
+    let (mut all, mut cursor) = (Vec::new(), 0_u64);
+    loop {
+        let mut scan = redis::cmd("HSCAN");
+        scan.arg(key).arg(cursor).arg("COUNT").arg(PAGE);
+        let (next, mut page): (u64, Vec<(String, Vec<u8>)>) = link.ask(&Request::Plain(scan)).await?;
+        all.append(&mut page);
+        cursor = next;
+        if cursor == 0 {
+            return Ok(all);
+        }
+    }
+}
+
 /// The registry, while it is read.
 struct Image {
     history: String,
@@ -112,6 +130,7 @@ struct Image {
     complete: bool,
     records: HashMap<InstanceKey, Arc<Record>>,
     empty: HashMap<ServiceKey, Arc<EmptyService>>,
+    resources: HashMap<ResourceKey, Arc<Resource>>,
     changes: Vec<Entry>,
 }
 
@@ -125,6 +144,7 @@ impl Image {
             complete: first.complete,
             records: HashMap::new(),
             empty: HashMap::new(),
+            resources: HashMap::new(),
             changes: Vec::new(),
         };
         let mut behind = None;
@@ -136,7 +156,14 @@ impl Image {
                 break;
             }
         }
-        image.read_empty(link, keys).await?;
+        for (name, contents) in hash(link, keys.empty()).await? {
+            let empty = change::empty_service(&name, &contents)?;
+            image.empty.insert(empty.key.clone(), Arc::new(empty));
+        }
+        for (name, contents) in hash(link, keys.resources()).await? {
+            let resource = change::resource(&name, &contents)?;
+            image.resources.insert(resource.key.clone(), Arc::new(resource));
+        }
         loop {
             let page = Self::page(link, keys, None, 0, image.revision).await?;
             let newest = page.revision;
@@ -188,23 +215,6 @@ impl Image {
         Ok(Some(last))
     }
 
-    async fn read_empty(&mut self, link: &Link, keys: &Keys) -> Result<(), StoreError> {
-        let mut cursor = 0_u64;
-        loop {
-            let mut scan = redis::cmd("HSCAN");
-            scan.arg(keys.empty()).arg(cursor).arg("COUNT").arg(PAGE);
-            let (next, pairs): (u64, Vec<(String, Vec<u8>)>) = link.ask(&Request::Plain(scan)).await?;
-            for (name, contents) in pairs {
-                let empty = change::empty_service(&name, &contents)?;
-                self.empty.insert(empty.key.clone(), Arc::new(empty));
-            }
-            cursor = next;
-            if cursor == 0 {
-                return Ok(());
-            }
-        }
-    }
-
     fn apply(&mut self, commit: Commit) {
         match commit.written {
             Written::Put(record) => {
@@ -221,6 +231,9 @@ impl Image {
                 self.empty.remove(&service);
             }
             Written::Completed => self.complete = true,
+            Written::Declared(resources) => {
+                self.resources.extend(resources.into_iter().map(|resource| (resource.key.clone(), resource)));
+            }
         }
     }
 
@@ -231,6 +244,7 @@ impl Image {
             complete: self.complete,
             records: self.records.into_values().collect(),
             empty_services: self.empty.into_values().collect(),
+            resources: self.resources.into_values().collect(),
             events,
         }
     }

@@ -38,6 +38,8 @@ scripts! {
     FORGET = "clock.lua" "commit.lua" "forget.lua";
     /// Says that all is there.
     COMPLETE = "clock.lua" "commit.lua" "complete.lua";
+    /// Creates or replaces resources.
+    DECLARE = "clock.lua" "commit.lua" "declare.lua";
     /// Renews leases.
     RENEW = "clock.lua" "renew.lua";
     /// Lists leases that have lapsed.

@@ -174,14 +174,15 @@ impl Settings {
 pub(super) struct Keys {
     tag: String,
     /// The keys that every script takes, in the scripts' order.
-    pub(super) all: [String; 8],
+    pub(super) all: [String; 9],
 }
 
 impl Keys {
     /// The keys under a prefix.
     pub(super) fn new(prefix: &str) -> Self {
         let tag = format!("{{{prefix}}}");
-        let names = ["meta", "instances", "names", "empty", "leases", "deadlines", "changes", "events"];
+        let names =
+            ["meta", "instances", "names", "empty", "leases", "deadlines", "changes", "events", "resources"];
         let all = names.map(|name| format!("{tag}:{name}"));
         Self { tag, all }
     }
@@ -204,6 +205,11 @@ impl Keys {
     /// The stream of events.
     pub(super) fn events(&self) -> &str {
         &self.all[7]
+    }
+
+    /// The hash of declared resources.
+    pub(super) fn resources(&self) -> &str {
+        &self.all[8]
     }
 
     /// The key under which a commit is remembered for a while.

@@ -422,7 +422,7 @@ async fn old_events_are_removed(shared: Arc<Shared>) {
     let below = prefix();
     let url = format!("etcd://127.0.0.1:{}/{below}", shared.server().port);
     let store = open(&url, &StoreOptions { events: 3, ..options() }).await;
-    let commits: Vec<_> = stream::iter(0..1600)
+    let commits: Vec<_> = stream::iter(0..4200)
         .map(|_| {
             let store = store.clone();
             async move { commit(&store, Mutation::Complete).await }
@@ -438,7 +438,7 @@ async fn old_events_are_removed(shared: Arc<Shared>) {
     let folder = format!("/{below}/events/");
     until("few are left", async || {
         let keys = shared.server().control(&["get", "--prefix", "--keys-only", &folder]);
-        keys.lines().filter(|line| !line.is_empty()).count() <= 1024 + 256 + 5
+        keys.lines().filter(|line| !line.is_empty()).count() <= 1024 + 2048 + 64 + 5
     })
     .await;
     let events = store.load().await.expect("it loads").events;
