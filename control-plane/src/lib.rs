@@ -5,6 +5,7 @@
 
 pub mod compile;
 pub mod config;
+pub mod gateway;
 pub mod grpc;
 pub mod http;
 pub mod hub;
@@ -13,5 +14,6 @@ pub mod metrics;
 pub mod program;
 pub mod registry;
 pub mod replicas;
+pub mod resources;
 pub mod server;
 pub mod store;

@@ -11,9 +11,9 @@ use prometheus::{
     Encoder, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
     Registry, TextEncoder, core::Collector,
 };
-use waypost_proto::v1;
+use waypost_proto::{resource::Kind, v1};
 
-use crate::registry::View;
+use crate::registry::{Held, View};
 
 mod store;
 
@@ -44,6 +44,10 @@ pub struct Metrics {
     routes: IntGauge,
     /// Claims that lost.
     conflicts: IntGauge,
+    /// Declared resources, by kind.
+    resources: IntGaugeVec,
+    /// How often a declared resource was compiled.
+    resources_compiled: IntCounter,
     /// Proxies whose stream is open.
     proxies: IntGauge,
     /// 1 when all that was registered before the start is known.
@@ -85,6 +89,12 @@ impl Metrics {
             services: gauge(r, "waypost_services", "registered services"),
             routes: gauge(r, "waypost_routes", "routes in force"),
             conflicts: gauge(r, "waypost_route_conflicts", "claims on routes that an older claim holds"),
+            resources: gauges(r, "waypost_resources", "declared resources by kind", &["kind"]),
+            resources_compiled: counter(
+                r,
+                "waypost_resources_compiled_total",
+                "how often a declared resource was compiled, because it or what it refers to has changed",
+            ),
             proxies: gauge(r, "waypost_proxies_connected", "proxies whose stream is open"),
             settled: gauge(r, "waypost_settled", "1 when registrations from before the start are known"),
             frames: counters(r, "waypost_snapshot_frames_total", "frames sent to proxies by kind", &["kind"]),
@@ -166,7 +176,16 @@ impl Metrics {
         for (state, count) in states {
             self.instances.with_label_values(&[state]).set(count);
         }
+        for kind in Kind::ALL {
+            let declared = |held: &&Held| held.resource.key.kind() == kind && !held.resource.is_deleted();
+            let count = view.resources().filter(declared).count();
+            self.resources.with_label_values(&[kind.name()]).set(signed(count as u64));
+        }
         let mut counted = self.events_counted.lock();
+        // A registry that begins anew counts anew: then this stands still until that is more.
+        let compiled = view.gateway().compiled();
+        let known = self.resources_compiled.get();
+        self.resources_compiled.inc_by(compiled.saturating_sub(known));
         let new = v1::ListEventsRequest { after_revision: *counted, limit: 10_000, ..Default::default() };
         for event in view.list_events(&new).unwrap_or_default().events {
             let kind = event.kind().as_str_name().trim_start_matches("EVENT_KIND_").to_ascii_lowercase();

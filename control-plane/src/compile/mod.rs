@@ -7,7 +7,7 @@
 //! The compiler keeps counts, so that a change costs work in proportion to itself: it touches the services
 //! concerned and the other claimants of the routes concerned, and nothing else.
 //!
-//! Deliberately absent: declared resources (they will be further claimants that win), and time.
+//! Deliberately absent: declared resources (see `gateway`), which proxies prefer to these routes; and time.
 
 mod claims;
 

@@ -21,13 +21,13 @@ const LONGEST_REASON: usize = 1_024;
 
 /// Collects what is wrong with a request, so that a caller learns of all of it at once.
 #[derive(Default)]
-pub(super) struct Checks {
+pub(crate) struct Checks {
     violations: Vec<Violation>,
 }
 
 impl Checks {
     /// The value of a check, or `None` with its violation kept.
-    pub(super) fn take<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
+    pub(crate) fn take<T>(&mut self, result: Result<T, Violation>) -> Option<T> {
         result.map_err(|violation| self.violations.push(violation)).ok()
     }
 
@@ -46,7 +46,7 @@ impl Checks {
     }
 
     /// How long to wait: at most 1 h, 30 s where nothing is said.
-    pub(super) fn deadline(&mut self, field: &str, wire: Option<&WireDuration>) -> Option<Duration> {
+    pub(crate) fn deadline(&mut self, field: &str, wire: Option<&WireDuration>) -> Option<Duration> {
         let range = (Duration::ZERO, LONGEST_DEADLINE);
         self.duration(field, wire, DEFAULT_DEADLINE, range, "must be from 0 s to 1 h")
     }
@@ -64,7 +64,12 @@ impl Checks {
 
     /// Who asks, for the event history: what it calls itself, or its address.
     pub(super) fn client(&mut self, text: &str, peer: Option<SocketAddr>) -> String {
-        self.text("client", text, LONGEST_NAME);
+        self.actor("client", text, peer)
+    }
+
+    /// The same in another field.
+    pub(crate) fn actor(&mut self, field: &str, text: &str, peer: Option<SocketAddr>) -> String {
+        self.text(field, text, LONGEST_NAME);
         if !text.is_empty() {
             return text.to_owned();
         }
@@ -81,7 +86,7 @@ impl Checks {
     }
 
     /// Fails if anything was wrong.
-    pub(super) fn done(self) -> Result<(), Error> {
+    pub(crate) fn done(self) -> Result<(), Error> {
         if self.violations.is_empty() { Ok(()) } else { Err(Error::invalid(self.violations)) }
     }
 

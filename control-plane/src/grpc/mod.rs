@@ -5,12 +5,13 @@
 //!
 //! Deliberately absent: TLS and tokens.
 
-mod checks;
+pub(crate) mod checks;
 mod discovery;
 mod observe;
 mod operations;
 mod registry;
 mod replicas;
+mod resources;
 mod snapshots;
 
 use std::{sync::Arc, time::Duration};
@@ -27,27 +28,29 @@ use tonic_health::{
 use waypost_proto::v1::{
     discovery_server::DiscoveryServer, encoded::snapshots_server::SnapshotsServer,
     operations_server::OperationsServer, registry_server::RegistryServer, replicas_server::ReplicasServer,
+    resources_server::ResourcesServer,
 };
 
 use self::{
     discovery::Discovery, observe::ObserveLayer, operations::Operations, registry::Registry,
-    replicas::Replicas, snapshots::Snapshots,
+    replicas::Replicas, resources::Resources, snapshots::Snapshots,
 };
 use crate::server::Plane;
 
 /// The services whose health is reported; the empty name stands for all.
-pub const SERVICES: [&str; 6] = [
+pub const SERVICES: [&str; 7] = [
     "",
     "waypost.v1.Registry",
     "waypost.v1.Discovery",
     "waypost.v1.Snapshots",
     "waypost.v1.Operations",
     "waypost.v1.Replicas",
+    "waypost.v1.Resources",
 ];
 /// Those that cannot do their work while the store is away; the others go on from what is known.
-pub const NEED_THE_STORE: [&str; 2] = ["", "waypost.v1.Registry"];
+pub const NEED_THE_STORE: [&str; 3] = ["", "waypost.v1.Registry", "waypost.v1.Resources"];
 
-/// Room for 10,000 beats with the longest names.
+/// Room for 10,000 beats with the longest names, and for many documents.
 const LARGEST_REQUEST: usize = 16 * 1024 * 1024;
 /// A connection that is silent for this long is asked whether it is still there.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -73,6 +76,9 @@ fn routes(plane: &Arc<Plane>, health: HealthReporter) -> Routes {
     let health = HealthServer::new(HealthService::from_health_reporter(health));
     let mut routes = Routes::new(health)
         .add_service(RegistryServer::new(Registry(plane.clone())).max_decoding_message_size(LARGEST_REQUEST))
+        .add_service(
+            ResourcesServer::new(Resources(plane.clone())).max_decoding_message_size(LARGEST_REQUEST),
+        )
         .add_service(DiscoveryServer::new(Discovery(plane.clone())))
         .add_service(SnapshotsServer::new(Snapshots(plane.clone())))
         .add_service(OperationsServer::new(Operations(plane.clone())))

@@ -1,22 +1,24 @@
-//! The HTTP surface: health, metrics, and the read side of the API as JSON.
+//! The HTTP surface: health, metrics, the read side of the API as JSON, and declared resources.
 //!
 //! Bodies are the contract's messages in proto3's JSON mapping with the field names of the `.proto` files;
-//! errors are problem details (RFC 9457). Deliberately absent: anything that changes something, which is
+//! errors are problem details (RFC 9457). Deliberately absent: anything else that changes something, which is
 //! what gRPC is for.
 
+mod origin;
 mod problem;
 mod query;
 mod read;
+mod resources;
 
-use std::{sync::Arc, time::Instant};
+use std::{net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
     Json, Router,
-    extract::{MatchedPath, Request, State},
+    extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::get,
+    routing::{get, post},
     serve::ListenerExt,
 };
 use serde_json::json;
@@ -26,6 +28,9 @@ use waypost_proto::error::{Error, ErrorCode};
 use self::problem::Refusal;
 use crate::server::Plane;
 
+/// Room for many documents.
+const LARGEST_BODY: usize = 16 * 1024 * 1024;
+
 /// Serves HTTP on a listener until the control plane stops.
 pub async fn serve(plane: Arc<Plane>, listener: TcpListener) {
     let listener = listener.tap_io(|stream| {
@@ -33,8 +38,9 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener) {
         let _ = stream.set_nodelay(true);
     });
     let closing = plane.clone();
+    let service = router(plane).into_make_service_with_connect_info::<SocketAddr>();
     let served =
-        axum::serve(listener, router(plane)).with_graceful_shutdown(async move { closing.closing().await });
+        axum::serve(listener, service).with_graceful_shutdown(async move { closing.closing().await });
     if let Err(error) = served.await {
         tracing::error!(%error, "HTTP is served no more");
     }
@@ -53,8 +59,15 @@ fn router(plane: Arc<Plane>) -> Router {
         .route("/v1/events", get(read::events))
         .route("/v1/proxies", get(read::proxies))
         .route("/v1/status", get(read::status))
+        .route("/v1/resources", get(resources::all).put(resources::apply).post(resources::apply))
+        .route("/v1/resources/{kind}", get(resources::of_kind))
+        .route("/v1/resources/{kind}/{namespace}/{name}", get(resources::one).delete(resources::delete))
+        .route("/v1/resources/{kind}/{namespace}/{name}/history", get(resources::history))
+        .route("/v1/resources/{kind}/{namespace}/{name}/rollback", post(resources::rollback))
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
+        .layer(DefaultBodyLimit::max(LARGEST_BODY))
+        .layer(middleware::from_fn(origin::protect))
         .layer(middleware::from_fn_with_state(plane.clone(), observe))
         .with_state(plane)
 }
@@ -74,6 +87,11 @@ async fn index() -> Response {
             "/v1/events": "who came or left, when and why; namespace, service, instance, after_revision, since, limit",
             "/v1/proxies": "proxies and what each serves by",
             "/v1/status": "the control plane at a glance",
+            "/v1/resources": "declared resources; kind, namespace, name. PUT declares what the body says, YAML or JSON; dryRun, wait, actor",
+            "/v1/resources/{kind}": "those of a kind; namespace, name",
+            "/v1/resources/{kind}/{namespace}/{name}": "one resource with its status. DELETE removes it; dryRun, wait, actor",
+            "/v1/resources/{kind}/{namespace}/{name}/history": "its generations",
+            "/v1/resources/{kind}/{namespace}/{name}/rollback": "POST declares it as it was; generation, dryRun, wait, actor",
         },
     });
     Json(body).into_response()

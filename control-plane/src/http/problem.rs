@@ -9,17 +9,29 @@ use waypost_proto::error::{Error, Problem, Violation};
 
 /// A request that is not answered with what it asked for.
 #[derive(Debug)]
-pub(super) struct Refusal(Problem);
+pub(super) struct Refusal(Box<Problem>);
 
 impl From<Error> for Refusal {
     fn from(error: Error) -> Self {
-        Self(error.problem())
+        Self(Box::new(error.problem()))
     }
 }
 
 impl From<Violation> for Refusal {
     fn from(violation: Violation) -> Self {
         Error::from(violation).into()
+    }
+}
+
+impl Refusal {
+    /// A problem that has no error code of its own.
+    pub(super) fn plain(status: StatusCode, code: &str, detail: String) -> Self {
+        Self(Box::new(problem(status, code, detail)))
+    }
+
+    /// The body cannot be read: it is too large, or the client has gone.
+    pub(super) fn unreadable(status: StatusCode, detail: String) -> Self {
+        Self::plain(status, "unreadable_body", detail)
     }
 }
 
@@ -36,14 +48,13 @@ impl IntoResponse for Refusal {
 /// There is nothing at this path.
 pub(super) async fn no_such_path(uri: Uri) -> Refusal {
     let detail = format!("there is nothing at {}; / lists what there is", uri.path());
-    Refusal(problem(StatusCode::NOT_FOUND, "not_found", detail))
+    Refusal::plain(StatusCode::NOT_FOUND, "not_found", detail)
 }
 
-/// There is something at this path, but it can only be read.
-pub(super) async fn no_such_method(method: Method, uri: Uri) -> Response {
-    let detail = format!("{method} does nothing at {}; GET reads it, and gRPC changes things", uri.path());
-    let refusal = Refusal(problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail));
-    ([(header::ALLOW, HeaderValue::from_static("GET, HEAD"))], refusal).into_response()
+/// There is something at this path, but not for this method; the router adds for which.
+pub(super) async fn no_such_method(method: Method, uri: Uri) -> Refusal {
+    let detail = format!("{method} does nothing at {}; / lists what does", uri.path());
+    Refusal::plain(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", detail)
 }
 
 fn problem(status: StatusCode, code: &str, detail: String) -> Problem {

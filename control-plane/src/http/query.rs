@@ -1,5 +1,7 @@
 //! Query parameters: each is known and has a good value, or the request is refused.
 
+use std::time::Duration;
+
 use axum::{
     extract::{FromRequestParts, Query},
     http::request::Parts,
@@ -58,6 +60,25 @@ impl Parameters {
             }
         }
     }
+
+    /// A switch: off where it is not given, on where it has no value.
+    pub(super) fn flag(&self, name: &str) -> Result<bool, Violation> {
+        match self.all(name).next().as_deref() {
+            None | Some("false") => Ok(false),
+            Some("" | "true") => Ok(true),
+            Some(other) => Err(Violation::new(name, other, "must be true or false")),
+        }
+    }
+
+    /// A length of time; `None` where it is not given.
+    pub(super) fn duration(&self, name: &str) -> Result<Option<Duration>, Violation> {
+        match self.text(name) {
+            text if text.is_empty() => Ok(None),
+            text => humantime::parse_duration(&text).map(Some).map_err(|_| {
+                Violation::new(name, &text, "must be a length of time, for example \"10s\" or \"500ms\"")
+            }),
+        }
+    }
 }
 
 fn unknown(name: &str, known: &[&str]) -> String {
@@ -99,6 +120,17 @@ mod tests {
         assert_eq!(twice.check(&["tag"], &["tag"]), Ok(()));
         assert_eq!(twice.all("tag").collect::<Vec<_>>(), ["a", "b c"]);
         assert_eq!(twice.check(&["tag"], &[]).expect_err("it may not").value, "b c");
+    }
+
+    #[test]
+    fn switches_and_lengths_of_time_are_checked() {
+        for (query, on) in [("", false), ("dryRun", true), ("dryRun=true", true), ("dryRun=false", false)] {
+            assert_eq!(parameters(query).flag("dryRun"), Ok(on), "{query}");
+        }
+        assert_eq!(parameters("dryRun=1").flag("dryRun").expect_err("no switch").value, "1");
+        assert_eq!(parameters("").duration("wait"), Ok(None));
+        assert_eq!(parameters("wait=500ms").duration("wait"), Ok(Some(Duration::from_millis(500))));
+        assert_eq!(parameters("wait=5").duration("wait").expect_err("5 what?").value, "5");
     }
 
     #[test]

@@ -24,7 +24,7 @@ use super::{
 use crate::store::{Mutation, Now, PastEvent, StoreError};
 
 /// How often a plan is made again after a conflict.
-const ATTEMPTS: usize = 64;
+pub(super) const ATTEMPTS: usize = 64;
 /// How long an operation waits until its own change comes back from the store.
 const COMES_BACK: Duration = Duration::from_secs(10);
 
@@ -98,34 +98,47 @@ impl Registry {
                 Plan::Done(revision) => return Ok(revision),
                 Plan::Commit(mutation) => mutation,
             };
-            match self.store.commit(*mutation, now).await {
-                Ok(revision) if self.wait_for(revision).await => {
-                    self.learn_time(revision, now, ours);
-                    return Ok(revision);
-                }
-                Err(StoreError::Conflict { revision, .. }) if self.wait_for(revision).await => {}
-                Ok(revision) | Err(StoreError::Conflict { revision, .. }) => {
-                    return Err(Error::new(
-                        ErrorCode::Unavailable,
-                        format!(
-                            "the store is at revision {revision}, which has not come back from it in \
-                             {COMES_BACK:?}: try again"
-                        ),
-                    ));
-                }
-                Err(error) => return Err(error.into()),
+            if let Some(revision) = self.attempt(*mutation, now, ours).await? {
+                return Ok(revision);
             }
         }
-        Err(Error::new(
-            ErrorCode::Unavailable,
-            format!("others changed the same instance {ATTEMPTS} times in a row: try again"),
-        ))
+        Err(contended("the same instance"))
+    }
+
+    /// Commits a mutation and waits until the view shows it; `None` where others were first, which the view shows then.
+    pub(super) async fn attempt(
+        &self,
+        mutation: Mutation,
+        now: Now,
+        ours: Now,
+    ) -> Result<Option<u64>, Error> {
+        match self.store.commit(mutation, now).await {
+            Ok(revision) if self.wait_for(revision).await => {
+                self.learn_time(revision, now, ours);
+                Ok(Some(revision))
+            }
+            Err(StoreError::Conflict { revision, .. }) if self.wait_for(revision).await => Ok(None),
+            Ok(revision) | Err(StoreError::Conflict { revision, .. }) => Err(Error::new(
+                ErrorCode::Unavailable,
+                format!(
+                    "the store is at revision {revision}, which has not come back from it in {COMES_BACK:?}: \
+                     try again"
+                ),
+            )),
+            Err(error) => Err(error.into()),
+        }
     }
 
     /// Waits until the view has reached a revision; `false` if it does not in time.
     pub(super) async fn wait_for(&self, revision: u64) -> bool {
         self.reach(revision, COMES_BACK).await
     }
+}
+
+/// Others were faster, again and again.
+pub(super) fn contended(what: &str) -> Error {
+    let message = format!("others changed {what} {ATTEMPTS} times in a row: try again");
+    Error::new(ErrorCode::Unavailable, message)
 }
 
 /// How far the store's clock is ahead of ours, microseconds, where the event of a revision tells: the store has

@@ -15,10 +15,10 @@ use tokio::sync::broadcast;
 use waypost_proto::v1::{self, EventKind};
 
 use super::{
-    InstancesChanged, Registry, WATCH_BUFFER, greatest_epoch,
+    Held, InstancesChanged, Registry, WATCH_BUFFER, greatest_epoch,
     state::{Applied, State},
 };
-use crate::store::{Commit, Loaded, StoreError, Watch};
+use crate::store::{Commit, Loaded, StoreError, Watch, Written};
 
 /// How many commits are applied before a view shows them, at most.
 const BATCH: usize = 1024;
@@ -126,6 +126,10 @@ impl Registry {
         for commit in commits {
             self.note_expiry(&state, commit);
             let applied = state.apply(commit);
+            if let Written::Declared(resources) = &commit.written {
+                let held = resources.iter().filter_map(|resource| state.view().resource(&resource.key));
+                held.for_each(Held::log);
+            }
             self.epochs.fetch_max(commit.event.as_ref().map_or(0, |event| event.epoch), Ordering::AcqRel);
             log(commit);
             results.push(applied);
@@ -167,6 +171,7 @@ impl Registry {
         let mut state = self.state.lock();
         if *loaded.history == *state.view().history() && loaded.revision >= state.view().revision() {
             let applied = state.catch_up(loaded, now);
+            state.view().resources().for_each(Held::log);
             return self.show(&state, vec![applied]);
         }
         tracing::error!(
@@ -177,6 +182,7 @@ impl Registry {
         );
         loaded.complete = false;
         *state = State::load(loaded, self.options.limits(), now);
+        state.view().resources().for_each(Held::log);
         *self.began.lock() = now.monotonic;
         // Whoever follows the old history is cut off, and asks again.
         self.feeds.lock().clear();

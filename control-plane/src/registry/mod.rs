@@ -16,6 +16,8 @@
 mod change;
 mod contact;
 mod deadlines;
+mod declare;
+mod declared;
 mod follow;
 mod guard;
 mod missing;
@@ -50,7 +52,7 @@ use self::{
     plan::Plan,
     state::{Limits, State},
 };
-pub use self::{contact::Lost, query::inside, view::View};
+pub use self::{contact::Lost, declare::Declaration, declared::Held, query::inside, view::View};
 pub use crate::store::Health;
 use crate::store::{Loaded, Now, Override, Renewal, Store};
 
@@ -190,6 +192,8 @@ pub struct Registry {
     store_ahead: AtomicI64,
     /// Leases that were found to be lapsed, by whichever replica, since the last sweep.
     expired: Mutex<Vec<(InstanceKey, Instant)>>,
+    /// Held by whoever declares resources.
+    declaring: tokio::sync::Mutex<()>,
     /// Cancelled when the control plane stops.
     stopping: CancellationToken,
 }
@@ -206,6 +210,7 @@ impl Registry {
         let epochs = greatest_epoch(&loaded);
         let state = State::load(loaded, options.limits(), now);
         let view = state.view().clone();
+        view.resources().for_each(Held::log);
         let registry = Arc::new(Self {
             store,
             options,
@@ -218,6 +223,7 @@ impl Registry {
             epochs: AtomicU64::new(epochs),
             store_ahead: AtomicI64::new(0),
             expired: Mutex::default(),
+            declaring: tokio::sync::Mutex::default(),
             stopping: CancellationToken::new(),
         });
         tokio::spawn(follow::follow(Arc::downgrade(&registry)));

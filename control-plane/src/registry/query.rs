@@ -97,7 +97,8 @@ impl View {
             let entry = route.entry.clone().unwrap_or_default();
             (entry.path, entry.method, entry.r#match)
         });
-        Ok(v1::ListRoutesResponse { routes, revision: self.revision })
+        let declared = self.gateway.routes(&request.namespace).cloned().collect();
+        Ok(v1::ListRoutesResponse { routes, declared, revision: self.revision })
     }
 
     /// The instances of a service that take traffic: those of the caller's zone first, then by id.

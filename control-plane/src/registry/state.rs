@@ -12,6 +12,7 @@ use std::{
 
 use waypost_proto::{
     name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
     snapshot::{Change, Snapshot, Touched},
     v1,
 };
@@ -19,12 +20,13 @@ use waypost_proto::{
 use super::{
     Publication,
     deadlines::{Deadlines, Due, Seen},
+    declared::{Declarations, give_way},
     reserved::is_reserved,
     view::{LostClaim, Summary, View},
 };
 use crate::{
     compile::{Compiled, Compiler, Reelection},
-    store::{Commit, EmptyService, Loaded, Now, PastEvent, Record, Written},
+    store::{Commit, EmptyService, Loaded, Now, PastEvent, Record, Resource, Written},
 };
 
 /// What follows from one commit, or from all that a store holds.
@@ -54,6 +56,7 @@ pub(super) struct Limits {
 pub(super) struct State {
     view: View,
     compiler: Compiler,
+    declarations: Declarations,
     deadlines: Deadlines,
     limits: Limits,
 }
@@ -61,6 +64,8 @@ pub(super) struct State {
 enum Step {
     Write(Written),
     Keep(Arc<EmptyService>),
+    /// Resources that are not even kept for their past any more.
+    Lose(Vec<ResourceKey>),
 }
 
 /// What a step does.
@@ -80,6 +85,7 @@ impl State {
         let mut state = Self {
             view: View::empty(loaded.history.clone()),
             compiler: Compiler::default(),
+            declarations: Declarations::default(),
             deadlines: Deadlines::new(limits.retention, limits.allowance),
             limits,
         };
@@ -98,12 +104,17 @@ impl State {
     pub(super) fn snapshot(&self) -> Snapshot {
         let routed = |service: &&ServiceKey| !is_reserved(service);
         let instances = self.view.instances.values().filter(|record| routed(&record.key().service()));
-        let change = Change {
+        let mut change = Change {
             services: self.view.services.keys().filter(routed).cloned().collect(),
             instances: instances.map(|record| record.endpoint()).collect(),
             routes: self.view.routes.values().map(|election| (*election.route).clone()).collect(),
+            declared: self.view.gateway.entries.values().map(|entry| (**entry).clone()).collect(),
             ..Change::default()
         };
+        for (service, endpoints) in self.view.externals() {
+            change.services.push(service.clone());
+            change.instances.extend(endpoints.iter().cloned());
+        }
         Snapshot::empty(&self.view.history)
             .change(change, self.view.head, self.view.settled)
             .expect("every instance and every elected route has its service in the view")
@@ -183,15 +194,15 @@ impl State {
     fn change_of(&self, touched: Touched) -> Change {
         let mut change = Change::default();
         for key in touched.services {
-            if self.view.services.contains_key(&key) {
+            if self.view.is_known(&key) {
                 change.services.push(key);
             } else {
                 change.removed_services.push(key);
             }
         }
         for key in touched.instances {
-            match self.view.record(&key) {
-                Some(record) => change.instances.push(record.endpoint()),
+            match self.view.endpoint(&key) {
+                Some(endpoint) => change.instances.push(endpoint),
                 None => change.removed_instances.push(key),
             }
         }
@@ -199,6 +210,12 @@ impl State {
             match self.view.routes.get(&id) {
                 Some(election) => change.routes.push((*election.route).clone()),
                 None => change.removed_routes.push(id),
+            }
+        }
+        for id in touched.declared {
+            match self.view.gateway.entry(&id) {
+                Some(entry) => change.declared.push((**entry).clone()),
+                None => change.removed_declared.push(id),
             }
         }
         change
@@ -237,16 +254,26 @@ impl State {
         }
         let unknown = empty.values().filter(|empty| !self.view.services.contains_key(&empty.key));
         steps.extend(unknown.map(|empty| Step::Keep(Arc::clone(empty))));
+        steps.extend(self.declared_differently(&loaded.resources));
         if loaded.complete && !self.view.settled {
             steps.push(Step::Write(Written::Completed));
         }
         steps
     }
 
+    /// The same for resources.
+    fn declared_differently(&self, loaded: &[Arc<Resource>]) -> Vec<Step> {
+        let kept: BTreeSet<&ResourceKey> = loaded.iter().map(|resource| &resource.key).collect();
+        let gone = self.view.resources.keys().filter(|key| !kept.contains(key)).cloned().collect();
+        let held = |key: &ResourceKey| self.view.resources.get(key).map(|held| held.resource.revision);
+        let new = loaded.iter().filter(|resource| held(&resource.key) != Some(resource.revision));
+        vec![Step::Lose(gone), Step::Write(Written::Declared(new.cloned().collect()))]
+    }
+
     fn step(&mut self, step: &Step, revision: u64, seen: Seen) -> Stepped {
         let mut changed = None;
         let mut completed = false;
-        let compiled = match step {
+        let mut compiled = match step {
             Step::Write(Written::Put(record)) => {
                 changed = Some(record.key().clone());
                 self.put(record, seen)
@@ -265,15 +292,28 @@ impl State {
                 self.view.settled = true;
                 Compiled::default()
             }
+            Step::Write(Written::Declared(resources)) => self.declare(resources, &[], revision),
+            Step::Lose(gone) => self.declare(&[], gone, revision),
             Step::Keep(empty) => {
                 self.empty(empty, seen);
                 if is_reserved(&empty.key) { Compiled::default() } else { self.compiler.keep(empty.clone()) }
             }
         };
+        if !matches!(step, Step::Write(Written::Declared(_)) | Step::Lose(_)) {
+            give_way(&self.view, &mut compiled.change);
+        }
         self.view.revision = revision;
         let new_conflicts =
             compiled.elections.into_iter().flat_map(|election| self.reelect(election)).collect();
         Stepped { change: compiled.change, completed, changed, new_conflicts }
+    }
+
+    fn declare(&mut self, resources: &[Arc<Resource>], gone: &[ResourceKey], revision: u64) -> Compiled {
+        if resources.is_empty() && gone.is_empty() {
+            return Compiled::default();
+        }
+        let change = self.declarations.take(&mut self.view, resources, gone, revision);
+        Compiled { change, ..Compiled::default() }
     }
 
     fn put(&mut self, record: &Arc<Record>, seen: Seen) -> Compiled {
@@ -356,6 +396,8 @@ fn note(touched: &mut Touched, change: Change) {
     touched.instances.extend(change.removed_instances);
     touched.routes.extend(change.routes.into_iter().map(|route| route.id));
     touched.routes.extend(change.removed_routes);
+    touched.declared.extend(change.declared.into_iter().map(|entry| entry.id.into()));
+    touched.declared.extend(change.removed_declared);
 }
 
 #[cfg(test)]

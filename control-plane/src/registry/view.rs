@@ -10,12 +10,14 @@ use std::{sync::Arc, time::SystemTime};
 use imbl::{OrdMap, Vector};
 use waypost_proto::{
     name::{InstanceKey, ServiceKey},
+    resource::ResourceKey,
     v1::{self, InstanceState},
 };
 
-use super::reserved::control_planes;
+use super::{declared::Held, reserved::control_planes};
 use crate::{
     compile::Election,
+    gateway::Shown,
     store::{EmptyService, PastEvent, Record, first_key},
 };
 
@@ -66,6 +68,10 @@ pub struct View {
     pub(super) lost: OrdMap<(ServiceKey, Arc<str>), LostClaim>,
     /// Oldest first.
     pub(super) events: Vector<Arc<PastEvent>>,
+    /// What is declared, and what was.
+    pub(super) resources: OrdMap<ResourceKey, Held>,
+    /// What it comes to.
+    pub(super) gateway: Shown,
 }
 
 impl View {
@@ -80,6 +86,8 @@ impl View {
             routes: OrdMap::new(),
             lost: OrdMap::new(),
             events: Vector::new(),
+            resources: OrdMap::new(),
+            gateway: Shown::default(),
         }
     }
 

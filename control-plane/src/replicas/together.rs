@@ -71,6 +71,15 @@ impl Replicas {
     /// # Errors
     /// `deadline` has passed; the error names the proxies that are behind.
     pub async fn wait_applied(&self, revision: u64, deadline: Duration) -> Result<AppliedEverywhere, Error> {
+        self.everywhere(revision, deadline).await.result(revision)
+    }
+
+    /// The same; answers who is behind at the end, and nobody where all have applied it.
+    pub async fn waiting_for(&self, revision: u64, deadline: Duration) -> Vec<String> {
+        self.everywhere(revision, deadline).await.behind
+    }
+
+    async fn everywhere(&self, revision: u64, deadline: Duration) -> Everywhere {
         let until = Instant::now() + deadline;
         loop {
             let round = Instant::now();
@@ -84,7 +93,7 @@ impl Replicas {
             there.into_iter().for_each(|other| all.add(other));
             let sure = self.was_sure(&peers, round.elapsed());
             if !all.behind.is_empty() || sure || Instant::now() >= until {
-                return all.result(revision);
+                return all;
             }
         }
     }

@@ -19,8 +19,8 @@ use waypost_proto::{
     snapshot::Snapshot,
     v1::{
         self, discovery_client::DiscoveryClient, operations_client::OperationsClient,
-        registry_client::RegistryClient, snapshots_client::SnapshotsClient, subscribe_request,
-        subscribe_response,
+        registry_client::RegistryClient, resources_client::ResourcesClient,
+        snapshots_client::SnapshotsClient, subscribe_request, subscribe_response,
     },
 };
 
@@ -81,6 +81,18 @@ impl Plane {
         OperationsClient::new(self.channel.clone())
     }
 
+    pub(crate) fn resources(&self) -> ResourcesClient<Channel> {
+        ResourcesClient::new(self.channel.clone())
+    }
+
+    /// Declares what a text says.
+    pub(crate) async fn apply(&self, text: &str) -> Result<v1::ApplyResponse, Status> {
+        let document = v1::Document { source: "test.yaml".into(), text: text.into() };
+        let request =
+            v1::ApplyRequest { documents: vec![document], actor: "ada".into(), ..Default::default() };
+        self.resources().apply(request).await.map(tonic::Response::into_inner)
+    }
+
     /// Registers `service` at a port of loopback.
     pub(crate) async fn register(&self, service: &str, port: u16) -> v1::RegisterResponse {
         let request = v1::RegisterRequest {
@@ -106,9 +118,23 @@ impl Plane {
     }
 
     pub(crate) async fn http(&self, method: &str, path: &str) -> (u16, String, String) {
+        self.send(method, path, "", "").await
+    }
+
+    /// The same with more header fields, each with its line's end, and a body.
+    pub(crate) async fn send(
+        &self,
+        method: &str,
+        path: &str,
+        fields: &str,
+        body: &str,
+    ) -> (u16, String, String) {
         let mut stream = TcpStream::connect(self.server.http).await.expect("it listens");
-        let request = format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n\r\n");
-        stream.write_all(request.as_bytes()).await.expect("it reads");
+        let length =
+            if body.is_empty() { String::new() } else { format!("content-length: {}\r\n", body.len()) };
+        let head =
+            format!("{method} {path} HTTP/1.1\r\nhost: test\r\nconnection: close\r\n{length}{fields}\r\n");
+        stream.write_all(format!("{head}{body}").as_bytes()).await.expect("it reads");
         let mut answer = String::new();
         stream.read_to_string(&mut answer).await.expect("it answers");
         let (head, body) = answer.split_once("\r\n\r\n").expect("a head and a body");

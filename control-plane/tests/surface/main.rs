@@ -6,5 +6,6 @@ mod http;
 mod operations;
 mod registry;
 mod replicas;
+mod resources;
 mod snapshots;
 mod store_away;

@@ -5,7 +5,7 @@ use std::{collections::BTreeMap, time::Duration};
 
 use futures_util::{FutureExt, StreamExt};
 use proptest::{collection::vec, prelude::*};
-use waypost_proto::{instance::InstanceSpec, v1::InstanceState};
+use waypost_proto::{instance::InstanceSpec, resource::Kind, v1::InstanceState};
 
 use super::{
     super::{
@@ -15,26 +15,86 @@ use super::{
     *,
 };
 use crate::store::{
-    Health, Memory, Mutation, Override, Store, StoreError, Watch,
+    Declare, Health, Memory, Mutation, Override, Store, StoreError, Watch,
     conformance::{self as samples, ManualClock, TTL},
 };
 
 #[derive(Clone, Debug)]
 enum Operation {
-    Register { key: &'static str, version: &'static str, prefix: &'static str },
-    Beat { key: &'static str, healthy: Option<bool> },
-    Drain { key: &'static str, draining: bool },
-    Override { key: &'static str, state: Option<InstanceState> },
-    Deregister { key: &'static str },
-    Lapse { key: &'static str, hold: bool },
-    EndOverride { key: &'static str },
-    Forget { service: &'static str },
+    Register {
+        key: &'static str,
+        version: &'static str,
+        prefix: &'static str,
+    },
+    Beat {
+        key: &'static str,
+        healthy: Option<bool>,
+    },
+    Drain {
+        key: &'static str,
+        draining: bool,
+    },
+    Override {
+        key: &'static str,
+        state: Option<InstanceState>,
+    },
+    Deregister {
+        key: &'static str,
+    },
+    Lapse {
+        key: &'static str,
+        hold: bool,
+    },
+    EndOverride {
+        key: &'static str,
+    },
+    Forget {
+        service: &'static str,
+    },
+    /// Declares something of a kind for a service, or deletes it.
+    Declare {
+        service: &'static str,
+        manifest: Option<Write>,
+    },
     Complete,
 }
 
 const LIMITS: Limits = Limits { history: 100, retention: Duration::from_secs(60), allowance: Duration::ZERO };
 
-const KEYS: [&str; 6] = ["a/1", "a/2", "b/1", "b/2", "c/1", "c/2"];
+/// Writes a manifest for a service.
+type Write = fn(&str) -> String;
+
+/// One of them is called like the instance of an external service.
+const KEYS: [&str; 6] = ["a/1", "a/127.0.0.1:9002", "b/1", "b/2", "c/1", "c/2"];
+
+fn one_address(service: &str) -> String {
+    external(service, r#"["127.0.0.1:9002"]"#)
+}
+
+fn two_addresses(service: &str) -> String {
+    external(service, r#"["127.0.0.1:9002", "127.0.0.1:9003"]"#)
+}
+
+fn external(service: &str, addresses: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"waypost.dev/v1","kind":"ExternalService","metadata":{{"name":"{service}","namespace":"default"}},
+        "spec":{{"addresses":{addresses}}}}}"#
+    )
+}
+
+fn route(service: &str) -> String {
+    format!(
+        r#"{{"apiVersion":"gateway.networking.k8s.io/v1","kind":"HTTPRoute","metadata":{{"name":"{service}","namespace":"default"}},
+        "spec":{{"rules":[{{"backendRefs":[{{"name":"{service}","port":80}}]}}]}}}}"#
+    )
+}
+
+/// What the manifest of a function is called.
+fn named(service: &str, manifest: Option<Write>) -> ResourceKey {
+    let manifest = manifest.map_or_else(|| external(service, "[]"), |manifest| manifest(service));
+    let kind = if manifest.contains("HTTPRoute") { Kind::HttpRoute } else { Kind::ExternalService };
+    ResourceKey::new(kind, "", service).expect("a good name")
+}
 
 fn operation() -> impl Strategy<Value = Operation> {
     let key = || prop::sample::select(KEYS.to_vec());
@@ -42,6 +102,8 @@ fn operation() -> impl Strategy<Value = Operation> {
     let prefix = prop::sample::select(vec!["", "/x", "/y"]);
     let state = prop::option::of(prop::sample::select(vec![InstanceState::Up, InstanceState::Down]));
     let service = prop::sample::select(vec!["a", "b", "c"]);
+    let manifests: [Option<Write>; 4] = [None, Some(one_address), Some(two_addresses), Some(route)];
+    let manifest = prop::sample::select(manifests.to_vec());
     prop_oneof![
         6 => (key(), version, prefix)
             .prop_map(|(key, version, prefix)| Operation::Register { key, version, prefix }),
@@ -51,7 +113,8 @@ fn operation() -> impl Strategy<Value = Operation> {
         4 => key().prop_map(|key| Operation::Deregister { key }),
         3 => (key(), any::<bool>()).prop_map(|(key, hold)| Operation::Lapse { key, hold }),
         2 => key().prop_map(|key| Operation::EndOverride { key }),
-        2 => service.prop_map(|service| Operation::Forget { service }),
+        2 => service.clone().prop_map(|service| Operation::Forget { service }),
+        6 => (service, manifest).prop_map(|(service, manifest)| Operation::Declare { service, manifest }),
         1 => Just(Operation::Complete),
     ]
 }
@@ -125,6 +188,19 @@ impl World {
                 let service: ServiceKey = service.parse().expect("a good name");
                 let expected = view.services.get(&service)?.empty.as_ref()?.revision;
                 Some(Plan::Commit(Box::new(Mutation::Forget { service, expected })))
+            }
+            Operation::Declare { service, manifest } => {
+                let key = named(service, manifest);
+                let manifest: Arc<str> =
+                    manifest.map_or_else(String::new, |manifest| manifest(service)).into();
+                let held = view.resource(&key).map(|held| &held.resource);
+                let resource = match held {
+                    Some(held) => held.next(manifest, "test", now.wall),
+                    None if manifest.is_empty() => return None,
+                    None => Resource::first(key, manifest, "test", now.wall),
+                };
+                let declare = Declare { resource, expected: held.map(|held| held.revision) };
+                Some(Plan::Commit(Box::new(Mutation::Declare(vec![declare]))))
             }
             Operation::Complete => Some(Plan::Commit(Box::new(Mutation::Complete))),
         }
@@ -209,6 +285,23 @@ fn assert_due(state: &State, at: Now) {
     assert_eq!(far.next, None);
 }
 
+/// The view has all resources, and of those in force what they come to.
+fn assert_declared(view: &View, loaded: &Loaded) {
+    let held: BTreeMap<&ResourceKey, &Arc<Resource>> =
+        view.resources().map(|held| (&held.resource.key, &held.resource)).collect();
+    assert_eq!(held, loaded.resources.iter().map(|resource| (&resource.key, resource)).collect());
+    for held in view.resources() {
+        let (key, deleted) = (&held.resource.key, held.resource.is_deleted());
+        assert_eq!(held.in_force().is_none(), deleted, "{key}");
+        let service = ServiceKey::new("", key.name()).expect("a good name");
+        let shown = match key.kind() {
+            Kind::ExternalService => view.gateway().external(&service).is_some(),
+            _ => view.gateway().entry(&format!("httproute/default/{}", key.name())).is_some(),
+        };
+        assert_eq!(shown, !deleted, "{key}");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(256))]
 
@@ -232,6 +325,7 @@ proptest! {
                 assert_counts(state.view());
                 assert_lost(state.view());
                 assert_due(state, world.clock.now());
+                assert_declared(state.view(), &loaded);
             }
             if at == away || at + 1 == operations.len() {
                 late_proxy = follow(&late_proxy, late.catch_up(loaded, world.clock.now()));
