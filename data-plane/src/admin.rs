@@ -6,10 +6,13 @@
 //! | `/readyz` | 200 with a table, else 503 and why |
 //! | `/metrics` | Prometheus' text format |
 //! | `/table` | the table as it is applied, as JSON; `?service=NAME` or `NAMESPACE/NAME` for one service |
+//! | `/explain` | why a request would go where it goes, as JSON: `?url=http://HOST/PATH`, `&method=`, `&header=NAME:VALUE`, `&port=` |
+//! | `/listeners` | the ports that listeners ask for, and what is wrong with them, as JSON |
 //! | `/status` | the subscription, as JSON |
 //!
 //! Deliberately absent: anything that changes the proxy. It is steered through the control plane.
 
+mod explain;
 mod views;
 
 use std::{
@@ -20,7 +23,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, State},
+    extract::{Query, RawQuery, State},
     http::{
         Method, StatusCode, Uri,
         header::{ALLOW, CONTENT_TYPE},
@@ -35,8 +38,11 @@ use waypost_proto::{
     name::ServiceKey,
 };
 
-use self::views::{StatusBody, TableBody};
-use crate::{answer::Answer, metrics::Metrics, subscription::Status, table::SharedTable};
+use self::{
+    explain::Question,
+    views::{ListenersBody, StatusBody, TableBody},
+};
+use crate::{answer::Answer, metrics::Metrics, serve::Listening, subscription::Status, table::SharedTable};
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]
@@ -49,6 +55,8 @@ pub struct Admin {
     pub metrics: Arc<Metrics>,
     /// The subscription.
     pub status: Arc<Status>,
+    /// The ports that the table asks for.
+    pub listening: Listening,
     /// Cancelled when the proxy begins to shut down: it is not ready any more.
     pub shutting_down: CancellationToken,
 }
@@ -79,9 +87,11 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/table", get(table))
+            .route("/explain", get(explain))
             .route("/status", get(status))
+            .route("/listeners", get(listeners))
             .fallback(async |uri: Uri| {
-                let known = "/healthz, /readyz, /metrics, /table and /status";
+                let known = "/healthz, /readyz, /metrics, /table, /explain, /listeners and /status";
                 problem(&Error::new(
                     ErrorCode::NotFound,
                     format!("there is no {}; there are {known}", uri.path()),
@@ -159,9 +169,29 @@ async fn table(
     written.await.unwrap_or_else(|_| problem(&Error::new(ErrorCode::Internal, "the table cannot be shown")))
 }
 
+async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    let question = match Question::of(query.as_deref().unwrap_or_default()) {
+        Ok(question) => question,
+        Err(error) => return problem(&error),
+    };
+    let Some(table) = admin.table.load() else {
+        return problem(&Error::new(ErrorCode::Unavailable, "there is no table yet; /readyz says why"));
+    };
+    // The nearest misses are looked for among all routes.
+    let answered = tokio::task::spawn_blocking(move || Json(question.answer(&table)).into_response());
+    answered
+        .await
+        .unwrap_or_else(|_| problem(&Error::new(ErrorCode::Internal, "the request cannot be explained")))
+}
+
 async fn status(State(admin): State<Admin>) -> Json<StatusBody> {
     let settled = admin.table.load().map(|table| table.settled());
     Json(StatusBody::of(&admin.proxy_id, &admin.status.view(), settled))
+}
+
+async fn listeners(State(admin): State<Admin>) -> Json<ListenersBody> {
+    let table = admin.table.load();
+    Json(ListenersBody::of(&admin.listening, table.as_ref().map(|table| table.edge())))
 }
 
 fn problem(error: &Error) -> Response {

@@ -4,7 +4,7 @@
 
 use bytes::Bytes;
 use http::{
-    HeaderValue, Method, Response, StatusCode, Version,
+    HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
     header::{ALLOW, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, RETRY_AFTER},
 };
 use waypost_proto::{
@@ -20,6 +20,10 @@ pub(crate) struct Answer {
     reason: Reason,
     detail: String,
     allow: Option<String>,
+    /// Whether it is given as a gRPC status, whatever the request looks like.
+    for_grpc: bool,
+    /// More fields.
+    marks: Option<Box<HeaderMap>>,
 }
 
 /// What of a request decides how it is answered.
@@ -27,37 +31,54 @@ pub(crate) struct Answer {
 pub(crate) struct Manner {
     is_head: bool,
     is_grpc: bool,
+    is_grpc_web: bool,
 }
 
 impl Manner {
     pub(crate) fn of<B>(request: &http::Request<B>) -> Self {
-        let is_grpc = request.version() == Version::HTTP_2
-            && request
-                .headers()
-                .get(CONTENT_TYPE)
-                .is_some_and(|value| value.as_bytes().starts_with(b"application/grpc"));
-        Self { is_head: request.method() == Method::HEAD, is_grpc }
+        let is_http2 = request.version() == Version::HTTP_2;
+        let may_be = is_http2 || request.method() == Method::POST;
+        let content = if may_be { request.headers().get(CONTENT_TYPE) } else { None };
+        let is = |prefix: &[u8]| content.is_some_and(|value| value.as_bytes().starts_with(prefix));
+        let (is_grpc, is_grpc_web) = (is_http2 && is(b"application/grpc"), is(b"application/grpc-web"));
+        Self { is_head: request.method() == Method::HEAD, is_grpc, is_grpc_web }
     }
 }
 
 impl Answer {
     /// An answer. `detail` says what it concerns, why, and what can be done.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), allow: None }
+        Self { reason, detail: detail.into(), allow: None, for_grpc: false, marks: None }
     }
 
     /// 405, with the methods that there are.
     pub(crate) fn method_not_allowed(detail: impl Into<String>, allow: &[&str]) -> Self {
-        Self { reason: Reason::MethodNotAllowed, detail: detail.into(), allow: Some(allow.join(", ")) }
+        Self { allow: Some(allow.join(", ")), ..Self::new(Reason::MethodNotAllowed, detail) }
+    }
+
+    /// The same as a gRPC status.
+    pub(crate) fn for_grpc(self) -> Self {
+        Self { for_grpc: true, ..self }
+    }
+
+    /// The same with more fields.
+    pub(crate) fn marked(self, marks: HeaderMap) -> Self {
+        Self { marks: Some(Box::new(marks)), ..self }
     }
 
     /// The response, which counts as an answer with this reason.
     pub(crate) fn into_response(self, manner: Manner, scope: RequestScope) -> Response<ResponseBody> {
         scope.worker.metrics.answered(self.reason);
-        let mut response = if manner.is_grpc { self.grpc() } else { self.problem(manner.is_head) };
+        let is_grpc = manner.is_grpc || self.for_grpc;
+        let mut response = if is_grpc { self.grpc() } else { self.problem(manner.is_head) };
         let headers = response.headers_mut();
+        if is_grpc && manner.is_grpc_web {
+            // A status in the header fields means the same there.
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc-web+proto"));
+        }
         headers.insert(REASON_HEADER, HeaderValue::from_static(self.reason.name()));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        headers.extend(self.marks.map(|marks| *marks).into_iter().flatten());
         scope.set_status(response.status());
         response.map(|bytes| ResponseBody::own(bytes, scope))
     }
@@ -112,7 +133,16 @@ impl Answer {
 /// The whole answer to a head that did not come in time, as bytes: hyper has no request to answer.
 pub(crate) fn header_timeout(limit: std::time::Duration) -> Vec<u8> {
     let detail = format!("the request's head was not complete after {limit:?}; send it faster");
-    let answer = Answer::new(Reason::ClientTimeout, detail);
+    whole(&Answer::new(Reason::ClientTimeout, detail))
+}
+
+/// The whole answer to plain HTTP at a port for TLS, as bytes: nothing reads requests there.
+pub(crate) fn plain_on_tls() -> Vec<u8> {
+    let detail = "this port speaks HTTPS, and what came is plain HTTP; ask again with https://";
+    whole(&Answer::new(Reason::BadRequest, detail))
+}
+
+fn whole(answer: &Answer) -> Vec<u8> {
     let body = answer.body();
     let mut bytes = format!(
         "HTTP/1.1 {}\r\ncontent-type: application/problem+json\r\ncontent-length: {}\r\n\
@@ -131,14 +161,17 @@ pub(crate) fn header_timeout(limit: std::time::Duration) -> Vec<u8> {
 fn grpc_status(reason: Reason) -> &'static str {
     match reason {
         Reason::NoRoute | Reason::MethodNotAllowed => "12",
-        Reason::NoHealthyInstance
+        // Gateway API, `GRPCRouteRule.backendRefs`: UNAVAILABLE for a backend that is invalid.
+        Reason::NoSuchBackend
+        | Reason::NoHealthyInstance
         | Reason::UpstreamConnect
         | Reason::UpstreamClosed
         | Reason::UpstreamProtocol
+        | Reason::UpstreamTls
         | Reason::NoTable
         | Reason::Overloaded => "14",
         Reason::UpstreamTimeout => "4",
-        Reason::BadRequest | Reason::Internal => "13",
+        Reason::BadRequest | Reason::Misdirected | Reason::Internal => "13",
         Reason::ClientTimeout => "1",
         Reason::HeadersTooLarge | Reason::RateLimited => "8",
     }

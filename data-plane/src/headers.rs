@@ -22,6 +22,7 @@ const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
+const HTTPS: HeaderValue = HeaderValue::from_static("https");
 
 /// Who sent a request, and how.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +31,8 @@ pub(crate) struct Sender<'a> {
     pub(crate) address: &'a HeaderValue,
     /// Whether what it says about who is behind it is believed.
     pub(crate) trusted: bool,
+    /// Whether it spoke TLS.
+    pub(crate) tls: bool,
     /// The version that it spoke.
     pub(crate) version: Version,
 }
@@ -271,12 +274,13 @@ fn join_cookies(headers: &mut HeaderMap) {
 }
 
 fn forward_for(headers: &mut HeaderMap, sender: &Sender<'_>, host: &HeaderValue, survey: &Survey) {
+    let proto = if sender.tls { HTTPS } else { HTTP };
     if sender.trusted {
         append(headers, FORWARDED_FOR, sender.address);
         if survey.forwarded {
-            append(headers, FORWARDED, &forwarded_element(sender.address));
+            append(headers, FORWARDED, &forwarded_element(sender.address, sender.tls));
         }
-        headers.entry(FORWARDED_PROTO).or_insert(HTTP);
+        headers.entry(FORWARDED_PROTO).or_insert(proto);
         headers.entry(FORWARDED_HOST).or_insert_with(|| host.clone());
         return;
     }
@@ -287,7 +291,7 @@ fn forward_for(headers: &mut HeaderMap, sender: &Sender<'_>, host: &HeaderValue,
         headers.remove(FORWARDED);
     }
     headers.insert(FORWARDED_FOR, sender.address.clone());
-    headers.insert(FORWARDED_PROTO, HTTP);
+    headers.insert(FORWARDED_PROTO, proto);
     headers.insert(FORWARDED_HOST, host.clone());
 }
 
@@ -301,10 +305,11 @@ fn append(headers: &mut HeaderMap, name: HeaderName, member: &HeaderValue) {
 }
 
 /// RFC 7239, section 4; an IPv6 address stands in brackets and quotes.
-fn forwarded_element(address: &HeaderValue) -> HeaderValue {
+fn forwarded_element(address: &HeaderValue, tls: bool) -> HeaderValue {
     let address = address.to_str().unwrap_or("unknown");
     let node = if address.contains(':') { format!("\"[{address}]\"") } else { address.to_owned() };
-    HeaderValue::try_from(format!("for={node};proto=http")).unwrap_or(HTTP)
+    let proto = if tls { "https" } else { "http" };
+    HeaderValue::try_from(format!("for={node};proto={proto}")).unwrap_or(HTTP)
 }
 
 #[cfg(test)]

@@ -21,6 +21,8 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge, Registry};
 use waypost_proto::reason::Reason;
 
+use crate::tls::Refusal;
+
 /// The upper bounds of the duration histogram's buckets, in microseconds: OpenTelemetry's for
 /// `http.server.request.duration`, with finer ones below.
 const BOUNDS_US: [u64; 17] = [
@@ -39,6 +41,31 @@ impl Count {
 
     fn get(&self) -> u64 {
         self.0.load(Ordering::Relaxed)
+    }
+}
+
+/// What became of a copy of a request.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mirrored {
+    /// It was sent, and there was an answer.
+    Answered,
+    /// It was not sent, as too many were under way.
+    Dropped,
+    /// There was nobody to send it to, it broke off, or there was no answer.
+    Failed,
+}
+
+impl Mirrored {
+    /// All there are.
+    pub const ALL: [Self; 3] = [Self::Answered, Self::Dropped, Self::Failed];
+
+    /// Its name in metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Answered => "answered",
+            Self::Dropped => "dropped",
+            Self::Failed => "failed",
+        }
     }
 }
 
@@ -61,10 +88,13 @@ pub struct Worker {
     connections_opened: Count,
     connections_closed: Count,
     upgrades: Count,
+    tls_accepted: Count,
+    tls_refused: [Count; Refusal::ALL.len()],
     upstream_connects: Count,
     upstream_connect_failures: Count,
     upstream_reuses: Count,
     retries: Count,
+    mirrored: [Count; Mirrored::ALL.len()],
     bytes_received: Count,
     bytes_sent: Count,
 }
@@ -107,6 +137,18 @@ impl Worker {
         self.upgrades.add(1);
     }
 
+    /// A TLS handshake with a client was complete.
+    pub(crate) fn tls_accepted(&self) {
+        self.tls_accepted.add(1);
+    }
+
+    /// A client was refused before there was HTTP.
+    pub(crate) fn tls_refused(&self, why: Refusal) {
+        if let Some(at) = Refusal::ALL.iter().position(|known| *known == why) {
+            self.tls_refused[at].add(1);
+        }
+    }
+
     /// A connection to an instance was made.
     pub fn upstream_connected(&self) {
         self.upstream_connects.add(1);
@@ -125,6 +167,11 @@ impl Worker {
     /// A request was sent again, to another instance or over another connection.
     pub fn retried(&self) {
         self.retries.add(1);
+    }
+
+    /// A copy of a request is done with.
+    pub fn mirrored(&self, outcome: Mirrored) {
+        self.mirrored[outcome as usize].add(1);
     }
 
     /// Bytes of request bodies came from clients.
@@ -160,6 +207,12 @@ pub struct Control {
     pub instances: IntGauge,
     /// Routes in the table.
     pub routes: IntGauge,
+    /// Ports that listeners ask for and that are open.
+    pub ports_open: IntGauge,
+    /// Ports that listeners ask for and that cannot be opened.
+    pub ports_failed: IntGauge,
+    /// Entries of listeners and their material that cannot be used.
+    pub edge_problems: IntGauge,
     /// Full snapshots applied.
     pub snapshots: IntCounter,
     /// Deltas applied.
@@ -194,6 +247,15 @@ impl Control {
             services: gauge("waypost_table_services", "Services in the table."),
             instances: gauge("waypost_table_instances", "Instances in the table, in every state."),
             routes: gauge("waypost_table_routes", "Routes in the table."),
+            ports_open: gauge("waypost_listener_ports_open", "Ports of declared listeners that are open."),
+            ports_failed: gauge(
+                "waypost_listener_ports_failed",
+                "Ports of declared listeners that cannot be opened.",
+            ),
+            edge_problems: gauge(
+                "waypost_listener_problems",
+                "Listeners, certificates, authorities and TLS policies that cannot be used.",
+            ),
             snapshots: counter("waypost_snapshots_applied_total", "Full snapshots applied."),
             deltas: counter("waypost_deltas_applied_total", "Deltas applied."),
             rejections: counter("waypost_changes_rejected_total", "Changes that could not be applied."),

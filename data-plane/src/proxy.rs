@@ -94,12 +94,15 @@ impl Proxy {
         let status = Arc::new(Status::new(SystemTime::now()));
         let table = SharedTable::new();
         let mut compiler = Compiler::new(table.clone(), config.balancer.policy(), Arc::new(Notify::new()));
+        // Known before it is bound in most cases, and certain after.
+        compiler.listen_on(config.serve.listen.port());
         let loaded = state_dir.as_ref().map(|dir| dir.load(config.state_max_age, SystemTime::now()));
         let (core, restored) = restore(loaded, &mut compiler, &status);
 
         let listen = config.serve.listen;
         let traffic = serve::start(config.serve, table.clone(), Arc::clone(&metrics))
             .map_err(|source| StartError::Listen { option: "--listen", address: listen, source })?;
+        compiler.listen_on(traffic.addr().port());
         let refuse =
             |source| StartError::Listen { option: "--admin-listen", address: config.admin_listen, source };
         let listener = admin::bind(config.admin_listen).map_err(refuse)?;
@@ -125,6 +128,7 @@ impl Proxy {
             table: table.clone(),
             metrics: Arc::clone(&metrics),
             status: Arc::clone(&status),
+            listening: traffic.listening().clone(),
             shutting_down: shutting_down.clone(),
         };
         let stopped = stop.clone();

@@ -16,8 +16,9 @@ mod file;
 pub mod saver;
 
 use std::{
-    fs::{self, File},
+    fs::{self, File, Permissions},
     io::{self, Write},
+    os::unix::fs::{OpenOptionsExt, PermissionsExt},
     path::{Path, PathBuf},
     time::{Duration, SystemTime},
 };
@@ -31,6 +32,8 @@ const LOCK: &str = "lock";
 const PROXY_ID: &str = "proxy-id";
 const SNAPSHOT: &str = "snapshot";
 const BAD: &str = "snapshot.bad";
+/// Who may read what is stored: private keys are a part of it.
+const OWNER_ONLY: u32 = 0o600;
 
 /// What is stored.
 #[derive(Clone, Debug)]
@@ -171,7 +174,10 @@ impl StateDir {
 
     fn replace(&self, name: &str, bytes: &[u8]) -> io::Result<()> {
         let (target, temporary) = (self.path.join(name), self.path.join(format!("{name}.new")));
-        let mut file = File::create(&temporary)?;
+        let mut file =
+            File::options().create(true).truncate(true).write(true).mode(OWNER_ONLY).open(&temporary)?;
+        // One that a crash has left behind may have been made by a version that let others read.
+        file.set_permissions(Permissions::from_mode(OWNER_ONLY))?;
         file.write_all(bytes)?;
         file.sync_all()?;
         fs::rename(&temporary, &target)?;

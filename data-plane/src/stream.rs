@@ -10,16 +10,17 @@ use std::{
     task::{Context, Poll},
 };
 
+use crate::{
+    serve::{ClientConnection, Worker},
+    socket::ClientSocket,
+};
 use bytes::Bytes;
 use hyper::rt::{Read, ReadBufCursor, Write};
 use hyper_util::rt::TokioIo;
-use tokio::net::TcpStream;
-
-use crate::serve::{ClientConnection, Worker};
 
 /// A client's socket.
 pub(crate) struct ClientStream {
-    socket: TokioIo<TcpStream>,
+    socket: TokioIo<ClientSocket>,
     /// Read already, and not yet given to hyper.
     prefix: Bytes,
     client: Rc<ClientConnection>,
@@ -29,7 +30,7 @@ pub(crate) struct ClientStream {
 impl ClientStream {
     /// A socket of which `prefix` was read already.
     pub(crate) fn new(
-        socket: TcpStream,
+        socket: ClientSocket,
         prefix: Bytes,
         client: Rc<ClientConnection>,
         worker: Rc<Worker>,
@@ -38,7 +39,7 @@ impl ClientStream {
     }
 
     /// The socket, once hyper is done with it.
-    pub(crate) fn into_socket(self) -> TcpStream {
+    pub(crate) fn into_socket(self) -> ClientSocket {
         self.socket.into_inner()
     }
 

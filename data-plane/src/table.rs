@@ -7,6 +7,8 @@
 //! Deliberately absent: where snapshots come from (see [`crate::subscription`]) and connections.
 
 mod cooldown;
+pub mod declared;
+mod edge;
 mod endpoints;
 pub mod path;
 mod routes;
@@ -21,17 +23,22 @@ use waypost_proto::{
     name::{InstanceKey, ServiceKey},
     route::Route,
     snapshot::Snapshot,
-    v1::Position,
+    v1::{DeclaredEntry, Position},
 };
 
-use self::routes::{RouteTarget, Routes};
+pub(crate) use self::edge::TlsSite;
+use self::{
+    declared::{Backend, BackendRef, Declared, Listener, RequestView},
+    routes::{RouteTarget, Routes},
+};
 pub use self::{
+    edge::{Edge, OWN_PORT, Port},
     endpoints::{EndpointId, EndpointSet, EndpointState, InFlight},
     services::{Member, ServiceTable},
     shared::{SharedTable, TableReader},
     update::{Compiler, Source},
 };
-use crate::balance::Policy;
+use crate::{balance::Policy, rule::Rule};
 
 /// All that requests are routed by at one revision. A clone is cheap and shares everything.
 #[derive(Clone, Debug)]
@@ -45,6 +52,8 @@ pub struct Table {
     slot_of: HashMap<ServiceKey, u32>,
     free: Vector<u32>,
     routes: Routes,
+    declared: Declared,
+    edge: Edge,
 }
 
 /// Where a request goes.
@@ -64,7 +73,17 @@ pub struct Target<'a> {
 /// What is found for a request.
 #[derive(Debug)]
 pub enum Found<'a> {
-    /// A route matches.
+    /// A rule of a declared route takes it.
+    Rule {
+        /// The rule.
+        rule: &'a Arc<Rule>,
+        /// How many bytes of the path the rule's prefix has taken; what is left is empty or begins with a slash.
+        /// 0 where the rule has no prefix, or the root.
+        matched_prefix_len: usize,
+        /// Where it came in.
+        listener: &'a Arc<Listener>,
+    },
+    /// An automatic route matches.
     Route(Target<'a>),
     /// Routes match the path, for these methods only; sorted, each once.
     MethodNotAllowed {
@@ -76,26 +95,48 @@ pub enum Found<'a> {
 }
 
 impl Table {
-    /// The route for a request. `path` is the raw path of the request, percent-encoding and all, without the query.
+    /// The rule of a declared route, or else the automatic route, for a request. The path must be
+    /// [normalised](path::normalised).
     ///
-    /// Segment by segment a literal beats a parameter, and a parameter beats what matches all that follows; so
-    /// longer beats shorter. Where the best match does not continue, the next best is tried. A template for
-    /// another method gives way to a less specific route. `HEAD` is answered by `GET` where it has no route
-    /// of its own. Paths that are not [safe](path::is_safe) match nothing.
-    pub fn find(&self, method: &http::Method, path: &str) -> Found<'_> {
-        if !path::is_safe(path) {
+    /// Of declared routes those with the most specific hostname, then path, method, header fields and query
+    /// parameters go first (see `declared/MATCHING.md`).
+    ///
+    /// Automatic routes are there at the proxy's own listener alone. Segment by segment a literal beats a parameter,
+    /// and a parameter beats what matches all that follows; so longer beats shorter. Where the best match does not
+    /// continue, the next best is tried. A template for another method gives way to a less specific route. `HEAD` is
+    /// answered by `GET` where it has no route of its own.
+    pub fn find(&self, request: &RequestView<'_>) -> Found<'_> {
+        if !self.declared.is_empty()
+            && let Some((rule, matched_prefix_len, listener)) = self.declared.find(request)
+        {
+            return Found::Rule { rule, matched_prefix_len, listener };
+        }
+        self.automatic(request)
+    }
+
+    /// The automatic route for a request.
+    fn automatic(&self, request: &RequestView<'_>) -> Found<'_> {
+        if !self.declared.is_own(request.port) {
             return Found::None;
         }
-        match self.routes.find(method.as_str(), path) {
+        match self.routes.find(request.method.as_str(), request.path) {
             routes::Match::Route(route) => self.target(route).map_or(Found::None, Found::Route),
-            routes::Match::OtherMethods => Found::MethodNotAllowed { allow: self.routes.methods(path) },
+            routes::Match::OtherMethods => {
+                Found::MethodNotAllowed { allow: self.routes.methods(request.path) }
+            }
             routes::Match::Nothing => Found::None,
         }
     }
 
+    /// What a rule's backend stands for; `None` where its service is not known.
+    pub fn backend(&self, backend: &BackendRef) -> Option<Backend<'_>> {
+        let service = self.service(&backend.service)?;
+        Some(Backend { service, endpoints: service.endpoints_of(&backend.subset)? })
+    }
+
     fn target<'a>(&'a self, route: &'a RouteTarget) -> Option<Target<'a>> {
         let service = self.slots.get(route.slot as usize)?.as_ref()?;
-        let endpoints = service.endpoints_of(&route.versions)?;
+        let endpoints = service.endpoints_of(&route.subset)?;
         Some(Target { service, route_id: &route.id, strip: route.strip, endpoints })
     }
 
@@ -106,6 +147,11 @@ impl Table {
         Compiler::new(shared.clone(), Arc::clone(policy), Arc::default())
             .serve(&source, &source.everything());
         shared.load().expect("a table was just stored")
+    }
+
+    /// Where connections come in.
+    pub fn edge(&self) -> &Edge {
+        &self.edge
     }
 
     /// What the table stands for, as the control plane names it.
@@ -138,7 +184,22 @@ impl Table {
         self.slots.iter().flatten()
     }
 
-    /// The routes, in no order.
+    /// The listeners of declared routing, in no order; the proxy's own is among them.
+    pub fn listeners(&self) -> impl Iterator<Item = &Arc<Listener>> {
+        self.declared.listeners()
+    }
+
+    /// An entry of declared routing, by its id.
+    pub fn declared_entry(&self, id: &str) -> Option<&Arc<DeclaredEntry>> {
+        self.declared.entry(id)
+    }
+
+    /// The entries of declared routing, in no order.
+    pub fn declared_entries(&self) -> impl Iterator<Item = &Arc<DeclaredEntry>> {
+        self.declared.entries()
+    }
+
+    /// The automatic routes, in no order.
     pub fn routes(&self) -> impl Iterator<Item = &Arc<Route>> {
         self.routes.iter()
     }

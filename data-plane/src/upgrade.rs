@@ -5,17 +5,14 @@
 //! vanished is noticed by TCP's keep-alive.
 
 use bytes::Bytes;
-use tokio::{
-    io::{AsyncWriteExt, copy_bidirectional},
-    net::TcpStream,
-};
+use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 
-use crate::{serve::RequestScope, table::InFlight};
+use crate::{serve::RequestScope, socket::ServerSocket, table::InFlight};
 
 /// The instance's side of a connection that switches protocols.
 pub(crate) struct Switched {
     /// The connection to the instance.
-    pub(crate) socket: TcpStream,
+    pub(crate) socket: ServerSocket,
     /// What the instance has sent after its 101.
     pub(crate) received: Bytes,
     /// Counts the tunnel as in flight to the instance.
@@ -26,11 +23,17 @@ pub(crate) struct Switched {
 
 /// Copies until both directions have ended or one has failed. `received` is what the client has sent after its
 /// request.
-pub(crate) async fn run(mut client: TcpStream, received: Bytes, switched: Switched) {
+pub(crate) async fn run(
+    mut client: impl AsyncRead + AsyncWrite + Unpin,
+    received: Bytes,
+    switched: Switched,
+) {
     let Switched { mut socket, received: from_instance, in_flight, scope } = switched;
     let copied = async {
         socket.write_all(&received).await?;
         client.write_all(&from_instance).await?;
+        socket.flush().await?;
+        client.flush().await?;
         copy_bidirectional(&mut client, &mut socket).await
     };
     // Both sides learn of an end, clean or not, when their sockets close.

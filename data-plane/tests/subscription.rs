@@ -4,7 +4,8 @@
 use std::{collections::VecDeque, path::Path, time::SystemTime};
 
 use tokio::{
-    net::TcpListener,
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     sync::{Mutex, mpsc},
     task::{AbortHandle, JoinSet},
     time::{Duration, Instant, timeout},
@@ -433,4 +434,60 @@ async fn an_address_that_is_taken_is_named() {
     let config = launch::parse_from::<Args>(flags).expect("good flags").into();
     let error = Proxy::start(config).expect_err("it is taken").to_string();
     assert!(error.contains("--admin-listen") && error.contains(&address), "{error}");
+}
+
+async fn admin_json(proxy: &Proxy, path: &str) -> serde_json::Value {
+    let mut socket = TcpStream::connect(proxy.admin_address()).await.expect("it listens");
+    let request = format!("GET {path} HTTP/1.0\r\n\r\n");
+    socket.write_all(request.as_bytes()).await.expect("it reads");
+    let mut answer = String::new();
+    socket.read_to_string(&mut answer).await.expect("an answer");
+    let (_, body) = answer.split_once("\r\n\r\n").expect("a body");
+    serde_json::from_str(body).expect("JSON")
+}
+
+#[tokio::test]
+async fn the_admin_port_tells_of_the_ports_that_a_control_plane_asks_for() {
+    let control_plane = ControlPlane::start().await;
+    let proxy = start(&["--control-plane", &control_plane.url]);
+    let mut session = control_plane.session().await;
+    session.hello().await;
+    let listener = |name: &str, port: u16, protocol: v1::ListenerProtocol| {
+        let (id, port) = (format!("listener/default/edge/{name}"), port.into());
+        let certificates = vec!["certificate/default/none".to_owned()];
+        let protocol = protocol.into();
+        let entry = v1::ListenerEntry { port, protocol, certificates, ..Default::default() };
+        v1::DeclaredEntry { id, kind: Some(v1::declared_entry::Kind::Listener(entry)) }
+    };
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let ports = [&taken, &free].map(|listener| listener.local_addr().expect("bound").port());
+    drop(free);
+    let declared = vec![
+        listener("taken", ports[0], v1::ListenerProtocol::Http),
+        listener("free", ports[1], v1::ListenerProtocol::Https),
+        listener("own", proxy.traffic_address().port(), v1::ListenerProtocol::Http),
+    ];
+    let change = Change { declared, ..Change::default() };
+    let (first, _) = Snapshot::empty("h").change(change, 1, true).expect("it is sound");
+    session.send_full(&first).await;
+    session.applied().await;
+    let told = async {
+        loop {
+            let told = admin_json(&proxy, "/listeners").await;
+            if told["ports"].as_array().is_some_and(|ports| ports.len() == 2) {
+                return told;
+            }
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    };
+    let told = timeout(PATIENCE, told).await.expect("both were tried");
+    for port in told["ports"].as_array().expect("ports") {
+        let is_taken = port["port"] == ports[0];
+        assert!(is_taken || port["port"] == ports[1], "{told}");
+        assert_eq!(port["state"], if is_taken { "failed" } else { "open" }, "{told}");
+        assert_eq!(port["error"].as_str().is_some_and(|error| error.contains("in use")), is_taken, "{told}");
+    }
+    assert_eq!(told["problems"][0]["entry"], "listener/default/edge/free", "{told}");
+    assert!(told["problems"][0]["problem"].as_str().expect("a text").contains("certificate"), "{told}");
 }

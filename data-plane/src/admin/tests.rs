@@ -22,6 +22,7 @@ fn admin() -> Admin {
         table: SharedTable::new(),
         metrics: Arc::new(Metrics::new()),
         status: Arc::new(Status::new(SystemTime::UNIX_EPOCH)),
+        listening: Listening::default(),
         shutting_down: CancellationToken::new(),
     }
 }
@@ -135,5 +136,26 @@ async fn status_and_metrics_tell_of_the_subscription() {
         "waypost_resyncs_total 0",
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+}
+
+#[tokio::test]
+async fn it_explains_where_a_request_goes() {
+    let admin = admin();
+    assert_eq!(get_path(&admin, "/explain?url=/users").await.0, 503);
+    admin.table.store(table());
+    let found = json(&admin, "/explain?url=http://a.example:8080/users/%37?x=1").await;
+    assert_eq!(found["request"]["path"], "/users/7");
+    assert_eq!(found["request"]["host"], "a.example:8080");
+    assert_eq!(found["outcome"]["kind"], "automatic");
+    assert_eq!(found["outcome"]["service"], "users");
+    assert_eq!(found["outcome"]["path"], "/7");
+    assert_eq!(found["outcome"]["endpoints"][0]["selected"], true);
+    assert_eq!(json(&admin, "/explain?url=/nothing&method=POST").await["outcome"]["kind"], "no_route");
+    for wrong in
+        ["", "?url=/a&header=x", "?url=/a&port=99999", "?url=/a&colour=red", "?url=/a/../b", "?method=GET"]
+    {
+        let (status, body) = get_path(&admin, &format!("/explain{wrong}")).await;
+        assert!(status == 400 && body.contains("invalid_argument"), "{wrong}: {status} {body}");
     }
 }

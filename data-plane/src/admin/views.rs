@@ -10,8 +10,9 @@ use waypost_proto::{
 };
 
 use crate::{
+    serve::{Listening, PortState},
     subscription::StatusView,
-    table::{Member, ServiceTable, Table},
+    table::{Edge, Member, ServiceTable, Table},
 };
 
 #[derive(Serialize)]
@@ -139,6 +140,47 @@ impl RouteBody {
             strip_prefix,
             service: route.service.to_string(),
             versions: route.versions.iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// Where connections come in, beside the proxy's own port.
+#[derive(Serialize)]
+pub(super) struct ListenersBody {
+    ports: Vec<PortBody>,
+    problems: Vec<ProblemBody>,
+}
+
+#[derive(Serialize)]
+struct PortBody {
+    port: u16,
+    /// `open` or `failed`.
+    state: &'static str,
+    /// Why it failed.
+    error: Option<String>,
+}
+
+/// What is wrong with an entry; what was there before stays in place.
+#[derive(Serialize)]
+struct ProblemBody {
+    entry: String,
+    problem: String,
+}
+
+impl ListenersBody {
+    pub(super) fn of(listening: &Listening, edge: Option<&Edge>) -> Self {
+        let port = |(port, state)| match state {
+            PortState::Open => PortBody { port, state: "open", error: None },
+            PortState::Failed(error) => PortBody { port, state: "failed", error: Some(error) },
+        };
+        let problems = edge.into_iter().flat_map(Edge::problems);
+        let problem = |(entry, problem): (&str, &str)| ProblemBody {
+            entry: entry.to_owned(),
+            problem: problem.to_owned(),
+        };
+        Self {
+            ports: listening.ports().into_iter().map(port).collect(),
+            problems: problems.map(problem).collect(),
         }
     }
 }

@@ -1,52 +1,44 @@
 //! Attempts to get a request answered: pick an instance, connect, send, and again elsewhere where that is safe.
 //!
 //! Every instance is tried once. The exception is an instance that is the only one and whose idle connection turned
-//! out to be closed: that says nothing about the instance, so it gets a second try over a new connection.
+//! out to be closed: that says nothing about the instance, so it gets a second try over a new connection. Where a
+//! route says how often to try, its instances are tried again when all have been.
 
-use std::{sync::Arc, time::Duration};
+use std::{rc::Rc, sync::Arc, time::Duration};
 
-use bytes::Bytes;
-use http::{Response, StatusCode, Version, response::Parts};
-use tokio::net::TcpStream;
+use tokio::time::{sleep, timeout};
 use waypost_proto::{instance::Protocol, reason::Reason};
 
 use super::{
-    body::{AnswerSource, InstanceBody, ResponseBody},
+    answered::{self, Answered},
+    body::AnswerSource,
     draft::Draft,
-    request_body::BodyFailure,
     retry::Failure,
 };
 use crate::{
     answer::Answer,
-    headers,
-    http1::{self, ExchangeError, Upload},
-    pool::{ConnectError, Http1, SendError},
-    serve::RequestScope,
+    http1::ExchangeError,
+    pool::{ConnectError, SendError},
+    rule::{Retry, Rule},
+    serve::Worker,
     table::{EndpointId, EndpointState, InFlight, Target},
-    upgrade::Switched,
 };
+
+/// Longer than anybody waits, and short enough to be added to a time.
+const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// The attempts for one request.
 pub(super) struct Attempts<'a> {
-    scope: &'a RequestScope,
+    worker: &'a Rc<Worker>,
+    /// What a declared route says of them; none: the proxy's own rule.
+    rule: Option<&'a Rule>,
+    /// Who is asked first.
+    preferred: Option<Arc<EndpointState>>,
     tried: Vec<EndpointId>,
     made: usize,
     last: Option<Failure>,
     /// The endpoint whose idle connection was closed, until it had a second try.
     stale: Option<Arc<EndpointState>>,
-}
-
-/// What an instance has answered.
-pub(super) struct Answered {
-    parts: Parts,
-    rest: Rest,
-    in_flight: InFlight,
-}
-
-/// What follows an answer's head.
-enum Rest {
-    Body(AnswerSource),
-    Tunnel(TcpStream, Bytes),
 }
 
 /// An attempt that brought no answer.
@@ -58,8 +50,18 @@ struct Failed {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(scope: &'a RequestScope) -> Self {
-        Self { scope, tried: Vec::new(), made: 0, last: None, stale: None }
+    pub(super) fn new(worker: &'a Rc<Worker>) -> Self {
+        Self { worker, rule: None, preferred: None, tried: Vec::new(), made: 0, last: None, stale: None }
+    }
+
+    /// The same by a rule of a declared route.
+    pub(super) fn by(self, rule: &'a Rule) -> Self {
+        Self { rule: Some(rule), ..self }
+    }
+
+    /// Has an instance be asked first.
+    pub(super) fn prefer(&mut self, instance: Arc<EndpointState>) {
+        self.preferred = Some(instance);
     }
 
     /// Tries the target's instances. `None`: none is left.
@@ -71,34 +73,42 @@ impl<'a> Attempts<'a> {
         loop {
             let (in_flight, fresh) = self.pick(target)?;
             if self.made > 0 {
-                self.scope.worker.metrics.retried();
+                self.worker.metrics.retried();
             }
             self.made += 1;
-            let Failed { failure, endpoint, reused } =
-                match self.attempt(in_flight, fresh, target.strip, draft).await {
-                    Ok(answered) => {
-                        answered.in_flight.endpoint().report_success();
-                        return Some(Ok(answered));
+            let attempted = match self.rule {
+                None => self.attempt(in_flight, fresh, target.strip, draft).await,
+                Some(rule) => Box::pin(self.attempt_by(rule, in_flight, fresh, draft)).await,
+            };
+            let Failed { failure, endpoint, reused } = match attempted {
+                Ok(answered) => {
+                    answered.in_flight().endpoint().report_success();
+                    match self.refuse(answered, draft) {
+                        Ok(answered) => return Some(Ok(answered)),
+                        Err(failed) => failed,
                     }
-                    Err(failed) => failed,
-                };
+                }
+                Err(failed) => failed,
+            };
             if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {
                 endpoint.report_failure();
             }
-            let again = self.made <= self.scope.worker.config.retries && draft.may_send_again(&failure);
-            if !again {
-                return Some(Err(answer(&failure, target)));
+            if self.made > self.most_retries() || !draft.may_send_again(&failure) {
+                return Some(Err(failure.answer(target.service.key())));
             }
             self.tried.push(endpoint.id());
             self.stale = reused.then_some(endpoint);
             self.last = Some(failure);
+            if let Some(retry) = self.rule.and_then(|rule| rule.retry.as_ref()) {
+                Box::pin(self.pause(retry)).await;
+            }
         }
     }
 
     /// Why there is no answer when no instance is left.
     pub(super) fn exhausted(&self, target: &Target<'_>) -> Answer {
         match &self.last {
-            Some(failure) => answer(failure, target),
+            Some(failure) => failure.answer(target.service.key()),
             None => {
                 let service = target.service.key();
                 let detail = format!(
@@ -110,11 +120,83 @@ impl<'a> Attempts<'a> {
         }
     }
 
+    /// Lets instances be tried again, where a route says how often to try. Whether there are any.
+    pub(super) fn forget(&mut self) -> bool {
+        let has_retry = self.rule.is_some_and(|rule| rule.retry.is_some());
+        let forgets = has_retry && !self.tried.is_empty();
+        if forgets {
+            self.tried.clear();
+        }
+        forgets
+    }
+
+    fn most_retries(&self) -> usize {
+        let retry = self.rule.and_then(|rule| rule.retry.as_ref());
+        retry.map_or(self.worker.config.retries, |retry| retry.attempts)
+    }
+
+    /// Passes an answer on, unless the route says to try again upon such.
+    fn refuse(&self, answered: Answered, draft: &Draft) -> Result<Answered, Failed> {
+        let status = answered.status();
+        let failure = Failure::Unwanted(status);
+        let unwanted =
+            self.rule.and_then(|rule| rule.retry.as_ref()).is_some_and(|retry| retry.is_for(status))
+                && self.made <= self.most_retries()
+                && draft.may_send_again(&failure);
+        if !unwanted {
+            return Ok(answered);
+        }
+        let failed = Failed::of(failure, answered.in_flight(), false);
+        answered.discard(self.worker);
+        Err(failed)
+    }
+
     fn pick(&mut self, target: &Target<'_>) -> Option<(InFlight, bool)> {
-        let picked = target.endpoints.pick(&self.tried, &mut self.scope.worker.rng.borrow_mut());
+        if let Some(begun) = self.preferred.take().and_then(|preferred| preferred.begin()) {
+            return Some((begun, false));
+        }
+        let picked = target.endpoints.pick(&self.tried, &mut self.worker.rng.borrow_mut());
         match picked {
             Some(in_flight) => Some((in_flight, false)),
             None => Some((self.stale.take()?.begin()?, true)),
+        }
+    }
+
+    /// An attempt within the limits of a rule.
+    async fn attempt_by(
+        &self,
+        rule: &Rule,
+        in_flight: InFlight,
+        fresh: bool,
+        draft: &mut Draft,
+    ) -> Result<Answered, Failed> {
+        if let Some(retry) = &rule.retry {
+            draft.restore();
+            if self.made <= retry.attempts {
+                draft.keep();
+            }
+        }
+        let Some(limit) = rule.limits.attempt else { return self.attempt(in_flight, fresh, 0, draft).await };
+        let endpoint = Arc::clone(in_flight.endpoint());
+        let attempted = timeout(limit, self.attempt(in_flight, fresh, 0, draft)).await;
+        attempted.unwrap_or_else(|_| {
+            let failure = if rule.retry.is_some() { Failure::Late } else { Failure::Timeout };
+            Err(Failed { failure, endpoint, reused: false })
+        })
+    }
+
+    async fn pause(&self, retry: &Retry) {
+        let pause = retry.pause(self.made, || self.worker.rng.borrow_mut().f64());
+        if !pause.is_zero() {
+            sleep(pause).await;
+        }
+    }
+
+    /// How long the answer's head may take from when the request has been sent.
+    fn response_limit(&self) -> Duration {
+        match self.rule {
+            Some(rule) if rule.limits.are_declared => NO_LIMIT,
+            _ => self.worker.config.timeouts.response,
         }
     }
 
@@ -140,9 +222,9 @@ impl<'a> Attempts<'a> {
         strip: usize,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
-        let worker = &self.scope.worker;
+        let worker = self.worker;
         let endpoint = in_flight.endpoint();
-        let limit = worker.config.timeouts.response;
+        let limit = self.response_limit();
         loop {
             let idle = if fresh { None } else { worker.pools.idle_http1(endpoint) };
             let reused = idle.is_some();
@@ -165,7 +247,7 @@ impl<'a> Attempts<'a> {
             match exchanged {
                 Ok((answer, rest)) => {
                     self.count_connection(reused);
-                    return accept_http1(answer, rest, connection, in_flight, draft)
+                    return answered::accept_http1(answer, rest, connection, in_flight, draft)
                         .map_err(|(failure, in_flight)| Failed::of(failure, &in_flight, reused));
                 }
                 // It was closed while idle, and nothing was sent: that is not worth a word.
@@ -181,35 +263,42 @@ impl<'a> Attempts<'a> {
         strip: usize,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
-        let worker = &self.scope.worker;
         let endpoint = in_flight.endpoint();
-        let dialled = worker.pools.http2(endpoint).await;
+        if draft.stream().is_some() {
+            let failure =
+                Failure::Protocol("it is registered with HTTP/2, and WebSocket needs HTTP/1.1".to_owned());
+            return Err(Failed::of(failure, &in_flight, false));
+        }
+        let dialled = self.worker.pools.http2(endpoint).await;
         let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
         let (mut connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
-        let request = draft.request(strip);
+        let speaks_grpc = endpoint.protocol() == Protocol::Grpc || self.rule.is_some_and(|rule| rule.grpc);
+        let web = if speaks_grpc { draft.make_grpc() } else { None };
+        let request = draft.request(strip, endpoint.tls().is_some(), web.as_ref());
         let body = draft.body().cloned();
         let is_sent = async || {
             if let Some(body) = &body {
                 body.completed().await;
             }
         };
-        let sent = connection.send(request, worker.config.timeouts.response, is_sent).await;
+        let sent = connection.send(request, self.response_limit(), is_sent).await;
         let response = sent.map_err(|error| Failed::of(classify(error, draft), &in_flight, reused))?;
-        draft.answer_began();
+        draft.answer_began(response.status());
         let (mut parts, incoming) = response.into_parts();
-        check_head(&mut parts, false).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
-        let source = AnswerSource::Http2 { incoming, _place: dialled.permit };
-        Ok(Answered { parts, rest: Rest::Body(source), in_flight })
+        answered::check_head(&mut parts, false).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
+        let web = web.and_then(|web| web.answer(&mut parts.headers));
+        let source = AnswerSource::Http2 { incoming, web, _place: dialled.permit };
+        Ok(Answered::of(parts, source, in_flight))
     }
 
     fn not_connected(&self, error: ConnectError, endpoint: &Arc<EndpointState>) -> Failed {
-        self.scope.worker.metrics.upstream_connect_failed();
+        self.worker.metrics.upstream_connect_failed();
         Failed { failure: Failure::Connect(error), endpoint: Arc::clone(endpoint), reused: false }
     }
 
     fn count_connection(&self, reused: bool) {
-        let metrics = &self.scope.worker.metrics;
+        let metrics = &self.worker.metrics;
         if reused {
             metrics.upstream_reused();
         } else {
@@ -218,79 +307,10 @@ impl<'a> Attempts<'a> {
     }
 }
 
-impl Answered {
-    /// The response, whose body ends the request.
-    pub(super) fn into_response(self, scope: RequestScope) -> Response<ResponseBody> {
-        let Self { parts, rest, in_flight } = self;
-        scope.set_status(parts.status);
-        let body = match rest {
-            Rest::Body(source) => ResponseBody::Instance(InstanceBody::new(source, in_flight, scope)),
-            Rest::Tunnel(socket, received) => {
-                let client = std::rc::Rc::clone(&scope.client);
-                client.switch(Switched { socket, received, in_flight, scope });
-                ResponseBody::Switching
-            }
-        };
-        Response::from_parts(parts, body)
-    }
-}
-
 impl Failed {
     fn of(failure: Failure, in_flight: &InFlight, reused: bool) -> Self {
         Self { failure, endpoint: Arc::clone(in_flight.endpoint()), reused }
     }
-}
-
-/// Takes an answer over HTTP/1.1, and finds out what becomes of its connection.
-fn accept_http1(
-    answer: http1::Answer,
-    upload: Option<Upload>,
-    mut connection: Box<Http1>,
-    in_flight: InFlight,
-    draft: &mut Draft,
-) -> Result<Answered, (Failure, InFlight)> {
-    let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
-    if switched && !draft.wants_upgrade() {
-        let failure = Failure::Protocol("a switch of protocols that nobody asked for".to_owned());
-        return Err((failure, in_flight));
-    }
-    let mut parts = Response::new(()).into_parts().0;
-    (parts.status, parts.version) = (answer.status, answer.version);
-    parts.headers = std::mem::take(draft.headers_mut());
-    if let Some(reason) = answer.reason {
-        parts.extensions.insert(reason);
-    }
-    connection.keep_alive = headers::keep_alive_timeout(&parts.headers).map(Duration::from_secs);
-    if let Err(failure) = check_head(&mut parts, switched) {
-        return Err((failure, in_flight));
-    }
-    draft.answer_began();
-    let rest = if switched {
-        let Some((socket, received)) = connection.connection.into_socket() else {
-            let failure =
-                Failure::Protocol("a switch of protocols while the request is being sent".to_owned());
-            return Err((failure, in_flight));
-        };
-        Rest::Tunnel(socket, received)
-    } else {
-        let upload = upload.and_then(|rest| {
-            if draft.body().is_some_and(|body| body.is_held_back()) {
-                connection.connection.leave_unsent();
-                return None;
-            }
-            connection.connection.send_aside(rest)
-        });
-        Rest::Body(AnswerSource::Http1 { connection, _upload: upload })
-    };
-    Ok(Answered { parts, rest, in_flight })
-}
-
-fn check_head(parts: &mut Parts, switched: bool) -> Result<(), Failure> {
-    headers::response(&mut parts.headers, parts.version, switched)
-        .map_err(|_| Failure::Protocol("its transfer-encoding is not \"chunked\"".to_owned()))?;
-    // hyper answers in the version that the client speaks.
-    parts.version = Version::HTTP_11;
-    Ok(())
 }
 
 fn classify(error: SendError, draft: &mut Draft) -> Failure {
@@ -330,39 +350,4 @@ fn is_refusal(error: &hyper::Error) -> bool {
         Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
         _ => false,
     }
-}
-
-fn answer(failure: &Failure, target: &Target<'_>) -> Answer {
-    let service = target.service.key();
-    let (reason, detail) = match failure {
-        Failure::Connect(error) => (
-            Reason::UpstreamConnect,
-            format!(
-                "no connection to an instance of service {service}: {error}; `waypost instances {service}` says which \
-                 there are"
-            ),
-        ),
-        Failure::Unsent | Failure::Refused | Failure::Closed => (
-            Reason::UpstreamClosed,
-            format!(
-                "an instance of service {service} closed the connection before it answered; whether it has acted on \
-                 the request is not known"
-            ),
-        ),
-        Failure::Protocol(what) => (
-            Reason::UpstreamProtocol,
-            format!("the answer of an instance of service {service} is not to be understood: {what}"),
-        ),
-        Failure::Timeout => (
-            Reason::UpstreamTimeout,
-            format!("an instance of service {service} did not answer in time; it may still be at work"),
-        ),
-        Failure::Client(BodyFailure::Broken) => {
-            (Reason::BadRequest, "the request's body broke off or is malformed; send it whole".to_owned())
-        }
-        Failure::Client(BodyFailure::Stalled) => {
-            (Reason::ClientTimeout, "the request's body stalled for too long; send it faster".to_owned())
-        }
-    };
-    Answer::new(reason, detail)
 }

@@ -6,18 +6,29 @@
 
 use std::{
     error::Error,
+    future::{Future, poll_fn},
     pin::Pin,
+    rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
+use super::grpc_web::WebAnswer;
 use crate::{
     http1::{Step, UploadTask},
     pool::{Http1, StreamPermit},
-    serve::{IdleTimer, RequestScope},
+    serve::{IdleTimer, RequestScope, Worker},
     table::InFlight,
 };
 use bytes::Bytes;
+use futures_util::FutureExt;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
+use tokio::time::{Instant, Sleep, sleep_until, timeout};
+
+/// How much of an answer that nobody gets is read off, so that its connection can be used again.
+const DISCARD_BYTES: usize = 64 * 1024;
+/// How long that may take.
+const DISCARD_TIME: Duration = Duration::from_secs(1);
 
 /// Why an answer breaks off.
 #[derive(Debug, thiserror::Error)]
@@ -28,6 +39,9 @@ pub(crate) enum AnswerFailure {
     /// The instance paused for too long.
     #[error("the instance's answer stalled")]
     Stalled,
+    /// The answer took longer than its route gives a request.
+    #[error("the answer took longer than its route allows")]
+    Late,
 }
 
 /// The body of an answer.
@@ -50,6 +64,8 @@ pub(crate) struct InstanceBody {
     /// `None` only while it is dropped.
     source: Option<AnswerSource>,
     idle: IdleTimer,
+    /// When it has to be through.
+    deadline: Option<Pin<Box<Sleep>>>,
     ended: bool,
     // Dropped last: the request is over when its connection is back in the pool.
     in_flight: InFlight,
@@ -67,6 +83,8 @@ pub(super) enum AnswerSource {
     /// A stream of an HTTP/2 connection.
     Http2 {
         incoming: Incoming,
+        /// How the client reads it, where that speaks gRPC-Web.
+        web: Option<WebAnswer>,
         /// Its place there, given back with the body.
         _place: StreamPermit,
     },
@@ -81,11 +99,46 @@ impl AnswerSource {
                 Ok(Step::End) => None,
                 Err(error) => Some(Err(AnswerFailure::Broken(error.into()))),
             },
-            Self::Http2 { incoming, .. } => {
+            Self::Http2 { incoming, web, .. } => {
                 let frame = ready!(Pin::new(incoming).poll_frame(context));
-                frame.map(|frame| frame.map_err(|error| AnswerFailure::Broken(error.into())))
+                let frame = frame.map(|frame| frame.map_err(|error| AnswerFailure::Broken(error.into())));
+                match web {
+                    Some(web) => frame.map(|frame| frame.map(|frame| web.frame(frame))),
+                    None => frame,
+                }
             }
         })
+    }
+
+    /// Reads off what is left of an answer that nobody gets, so that its connection can be used again: at once what is
+    /// there, and the rest in a task of its own.
+    pub(super) fn discard(mut self, in_flight: InFlight, worker: Rc<Worker>) {
+        let mut discarded = Box::pin(async move {
+            let drained = async {
+                let mut read = 0;
+                while let Some(Ok(frame)) = poll_fn(|context| self.poll_frame(context)).await {
+                    read += frame.data_ref().map_or(0, Bytes::len);
+                    if read > DISCARD_BYTES {
+                        break;
+                    }
+                }
+            };
+            // What is not through in time is closed.
+            let _ = timeout(DISCARD_TIME, drained).await;
+            self.end(&in_flight, &worker);
+        });
+        if discarded.as_mut().now_or_never().is_none() {
+            tokio::task::spawn_local(discarded);
+        }
+    }
+
+    /// Keeps its connection, where that can be used again.
+    fn end(self, in_flight: &InFlight, worker: &Worker) {
+        if let Self::Http1 { mut connection, .. } = self
+            && connection.connection.end_exchange()
+        {
+            worker.pools.keep_http1(in_flight.endpoint(), connection, worker.now());
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -100,6 +153,7 @@ impl AnswerSource {
             Self::Http1 { connection, .. } => {
                 connection.connection.body_left().map_or_else(SizeHint::default, SizeHint::with_exact)
             }
+            Self::Http2 { web: Some(_), .. } => SizeHint::default(),
             Self::Http2 { incoming, .. } => incoming.size_hint(),
         }
     }
@@ -113,8 +167,14 @@ impl ResponseBody {
 }
 
 impl InstanceBody {
-    pub(super) fn new(source: AnswerSource, in_flight: InFlight, scope: RequestScope) -> Self {
-        Self { source: Some(source), idle: IdleTimer::default(), ended: false, in_flight, scope }
+    pub(super) fn new(
+        source: AnswerSource,
+        in_flight: InFlight,
+        deadline: Option<Instant>,
+        scope: RequestScope,
+    ) -> Self {
+        let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
+        Self { source: Some(source), idle: IdleTimer::default(), deadline, ended: false, in_flight, scope }
     }
 
     fn is_over(&self) -> bool {
@@ -123,6 +183,11 @@ impl InstanceBody {
 
     fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, AnswerFailure>>> {
         let Some(source) = &mut self.source else { return Poll::Ready(None) };
+        if let Some(deadline) = &mut self.deadline
+            && deadline.as_mut().poll(context).is_ready()
+        {
+            return Poll::Ready(Some(Err(AnswerFailure::Late)));
+        }
         match source.poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 self.idle.progress();
@@ -145,11 +210,8 @@ impl InstanceBody {
 
 impl Drop for InstanceBody {
     fn drop(&mut self) {
-        if let Some(AnswerSource::Http1 { mut connection, .. }) = self.source.take()
-            && connection.connection.end_exchange()
-        {
-            let worker = &self.scope.worker;
-            worker.pools.keep_http1(self.in_flight.endpoint(), connection, worker.now());
+        if let Some(source) = self.source.take() {
+            source.end(&self.in_flight, &self.scope.worker);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A client's request, made ready to be sent to any instance, as often as that is safe.
 
-use std::{rc::Rc, sync::Arc};
+use std::{borrow::Cow, rc::Rc, sync::Arc};
 
 use http::{
     HeaderMap, HeaderValue, Method, Request, Uri, Version,
@@ -11,14 +11,17 @@ use hyper::body::{Body, Incoming};
 use waypost_proto::reason::Reason;
 
 use super::{
+    grpc_web::GrpcWeb,
     request_body::{BodySource, ContinueGate, RequestBody},
     retry::{Failure, Replay},
+    websocket,
 };
 use crate::{
     answer::Answer,
     headers::{self, HopOptions, Sender},
     http1::{Connection, Head, Length, Upload},
     serve::RequestScope,
+    table::{declared::RequestView, path},
 };
 
 /// The methods that a reverse proxy passes on, as far as they are registered.
@@ -32,41 +35,122 @@ pub(super) struct Draft {
     headers: HeaderMap,
     options: HopOptions,
     body: Option<Rc<BodySource>>,
+    /// The client's stream, where it becomes a WebSocket.
+    stream: Option<Box<websocket::Stream>>,
+    /// How it is gRPC-Web, once it was to be made into gRPC.
+    web: Option<Box<GrpcWeb>>,
     /// Whether the fields were given away, so that it cannot be sent again.
     given: bool,
+    /// The fields, where they are needed again after an answer's have taken their place.
+    kept: Option<Box<HeaderMap>>,
 }
 
 impl Draft {
     /// Checks a request and takes it apart.
     pub(super) fn of(request: Request<Incoming>, scope: &RequestScope) -> Result<Self, Answer> {
         let (mut parts, incoming) = request.into_parts();
-        if parts.method == Method::CONNECT {
-            let detail =
-                "CONNECT asks for a forward proxy, and this is a reverse proxy; ask for a path instead";
-            return Err(Answer::method_not_allowed(detail, &METHODS));
-        }
+        let stream = if parts.method == Method::CONNECT {
+            let stream = websocket::Stream::of(&mut parts, &mut scope.worker.rng.borrow_mut());
+            Some(stream.ok_or_else(|| {
+                let detail = "CONNECT asks for a forward proxy, and this is a reverse proxy; ask for a path instead, or \
+                              for the protocol websocket";
+                Answer::method_not_allowed(detail, &METHODS)
+            })?)
+        } else {
+            None
+        };
         let host = host_of(&parts.uri, &parts.headers, parts.version)?;
         let sender = Sender {
             address: &scope.client.forwarded_for,
             trusted: scope.client.trusted,
+            tls: scope.client.tls().is_some(),
             version: parts.version,
         };
-        let options = headers::request(&mut parts.headers, &sender, &host).map_err(|_| {
+        let mut options = headers::request(&mut parts.headers, &sender, &host).map_err(|_| {
             Answer::new(
                 Reason::BadRequest,
                 "the body has a transfer-encoding other than \"chunked\", which cannot be passed on; send it \
                  without, or as a content-encoding",
             )
         })?;
+        if stream.is_some() {
+            options.upgrade = Some(websocket::Stream::protocol());
+        }
         let gate = options.expects_continue.then(|| Arc::new(ContinueGate::default()));
         let body = (!incoming.is_end_stream()).then(|| BodySource::new(incoming, gate, scope));
         let target = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
-        Ok(Self { method: parts.method, target, host, headers: parts.headers, options, body, given: false })
+        let target = normalised(target)?;
+        let (method, headers) = (parts.method, parts.headers);
+        Ok(Self { method, target, host, headers, options, body, stream, web: None, given: false, kept: None })
     }
 
-    /// The path as the client sent it.
+    /// A copy for somebody else, whose body is a copy, too. `None` where that cannot be: some of the body is gone, or the
+    /// client asks to switch protocols, which takes two who talk.
+    pub(super) fn copied(&self) -> Option<Self> {
+        if self.wants_upgrade() {
+            return None;
+        }
+        let body = match &self.body {
+            None => None,
+            Some(body) => Some(body.copied()?),
+        };
+        let (method, target, host) = (self.method.clone(), self.target.clone(), self.host.clone());
+        // The client waits for one instance's word only.
+        let options = HopOptions { expects_continue: false, ..self.options.clone() };
+        Some(Self {
+            method,
+            target,
+            host,
+            headers: self.headers.clone(),
+            options,
+            body,
+            stream: None,
+            web: None,
+            given: false,
+            kept: None,
+        })
+    }
+
+    /// The path and the query.
+    pub(super) fn target(&self) -> &PathAndQuery {
+        &self.target
+    }
+
+    /// The fields, without what concerns one hop.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.headers
+    }
+
+    /// Has it ask for something else.
+    pub(super) fn set_target(&mut self, target: PathAndQuery) {
+        self.target = target;
+    }
+
+    /// Has it ask another host.
+    pub(super) fn set_host(&mut self, host: HeaderValue) {
+        self.host = host;
+    }
+
+    /// The host that it is for, with its port where one was given.
+    pub(super) fn host(&self) -> &str {
+        self.host.to_str().unwrap_or_default()
+    }
+
+    /// The path, normalised.
     pub(super) fn path(&self) -> &str {
         self.target.path()
+    }
+
+    /// What decides where it goes. `port` is that of the listener that it came in by, 0 for the proxy's own.
+    pub(super) fn view(&self, port: u16) -> RequestView<'_> {
+        RequestView {
+            method: &self.method,
+            host: self.host.to_str().unwrap_or_default(),
+            path: self.target.path(),
+            query: self.target.query(),
+            headers: &self.headers,
+            port,
+        }
     }
 
     /// The body, if there is one.
@@ -77,6 +161,11 @@ impl Draft {
     /// Whether the client asks to switch protocols.
     pub(super) fn wants_upgrade(&self) -> bool {
         self.options.upgrade.is_some()
+    }
+
+    /// The client's stream, where it becomes a WebSocket.
+    pub(super) fn stream(&mut self) -> &mut Option<Box<websocket::Stream>> {
+        &mut self.stream
     }
 
     /// Whether it may be sent again after a failure.
@@ -114,18 +203,32 @@ impl Draft {
         connection.upload(&head, body)
     }
 
-    /// The request as an instance that speaks HTTP/2 gets it. `strip` bytes are cut from the path.
-    pub(super) fn request(&mut self, strip: usize) -> Request<RequestBody> {
+    /// How it is gRPC-Web, if it is: it will be sent as gRPC.
+    pub(super) fn make_grpc(&mut self) -> Option<GrpcWeb> {
+        if self.web.is_none() {
+            self.web = GrpcWeb::of(&self.headers).map(Box::new);
+        }
+        self.web.as_deref().cloned()
+    }
+
+    /// The request as an instance that speaks HTTP/2 gets it, in the clear or over TLS. `strip` bytes are cut from the
+    /// path. `web` is what [`Self::make_grpc`] has said, where the instance speaks gRPC.
+    pub(super) fn request(&mut self, strip: usize, tls: bool, web: Option<&GrpcWeb>) -> Request<RequestBody> {
         let gate = self.gate();
-        let mut request = Request::new(RequestBody::new(self.body.clone()));
+        let body = RequestBody::new(self.body.clone());
+        let is_text = web.is_some_and(|web| web.is_text);
+        let mut request = Request::new(if is_text { body.decoded() } else { body });
         *request.method_mut() = self.method.clone();
         // A copy is kept where it may be of use. A request that was never sent comes back in any case.
         self.given = !self.method.is_idempotent() || self.replay().body_begun;
         *request.headers_mut() =
             if self.given { std::mem::take(&mut self.headers) } else { self.headers.clone() };
         *request.version_mut() = Version::HTTP_2;
-        *request.uri_mut() = absolute(cut(&self.target, strip), &self.host);
+        *request.uri_mut() = absolute(tls, cut(&self.target, strip), &self.host);
         headers::for_http2(request.headers_mut(), &self.options);
+        if let Some(web) = web {
+            web.request(request.headers_mut());
+        }
         if let Some(gate) = gate {
             gate.reset();
             hyper::ext::on_informational(&mut request, move |answer| {
@@ -137,10 +240,13 @@ impl Draft {
         request
     }
 
-    /// Notes that an answer has begun: a body that still waits to be asked for is not wanted.
-    pub(super) fn answer_began(&self) {
-        if let Some(gate) = self.gate() {
-            gate.shut();
+    /// Notes that an answer has begun. A body that still waits to be asked for is not wanted where it is a refusal; an
+    /// instance that has said yes without saying 100 may read it yet (RFC 9110, section 10.1.1).
+    pub(super) fn answer_began(&self, status: http::StatusCode) {
+        match self.gate() {
+            Some(gate) if status.is_success() => gate.open(),
+            Some(gate) => gate.shut(),
+            None => {}
         }
     }
 
@@ -154,11 +260,42 @@ impl Draft {
         &mut self.headers
     }
 
+    /// Keeps the fields for another attempt, where there may be one after there was an answer.
+    pub(super) fn keep(&mut self) {
+        let Replay { idempotent, body_begun } = self.replay();
+        if idempotent && !body_begun {
+            self.kept = Some(Box::new(self.headers.clone()));
+        }
+    }
+
+    /// Takes the fields that were kept.
+    pub(super) fn restore(&mut self) {
+        if let Some(kept) = self.kept.take() {
+            self.headers = *kept;
+        }
+    }
+
     /// Takes back the fields of a request that was not sent.
     pub(super) fn recover(&mut self, request: Request<RequestBody>) {
         self.headers = request.into_parts().0.headers;
+        if let Some(web) = &self.web {
+            web.restore(&mut self.headers);
+        }
         self.given = false;
     }
+}
+
+/// The target with its path as it is matched and forwarded.
+fn normalised(target: PathAndQuery) -> Result<PathAndQuery, Answer> {
+    let refuse = |error: &dyn std::fmt::Display| {
+        Answer::new(Reason::BadRequest, format!("the path {} has {error}", target.path()))
+    };
+    let path = match path::normalised(target.path()).map_err(|error| refuse(&error))? {
+        Cow::Borrowed(_) => return Ok(target),
+        Cow::Owned(path) => path,
+    };
+    let text = target.query().map_or_else(|| path.clone(), |query| format!("{path}?{query}"));
+    PathAndQuery::try_from(text).map_err(|error| refuse(&error))
 }
 
 /// The host that the request is for: the target's where it has one (RFC 9112, section 3.2.2; RFC 9113, section
@@ -208,10 +345,10 @@ fn cut(target: &PathAndQuery, strip: usize) -> PathAndQuery {
     PathAndQuery::try_from(rest).unwrap_or_else(|_| PathAndQuery::from_static("/"))
 }
 
-fn absolute(target: PathAndQuery, host: &HeaderValue) -> Uri {
+fn absolute(tls: bool, target: PathAndQuery, host: &HeaderValue) -> Uri {
     let mut parts = http::uri::Parts::default();
     parts.authority = Authority::try_from(host.as_bytes()).ok();
-    parts.scheme = Some(Scheme::HTTP);
+    parts.scheme = Some(if tls { Scheme::HTTPS } else { Scheme::HTTP });
     parts.path_and_query = Some(target.clone());
     // A host that an authority cannot hold (an empty one) is left out.
     Uri::from_parts(parts).unwrap_or_else(|_| Uri::from(target))
@@ -265,8 +402,8 @@ mod tests {
 
     #[test]
     fn a_target_for_http2_names_the_host() {
-        let uri = absolute(PathAndQuery::from_static("/a?b"), &HeaderValue::from_static("shop:80"));
+        let uri = absolute(false, PathAndQuery::from_static("/a?b"), &HeaderValue::from_static("shop:80"));
         assert_eq!(uri, "http://shop:80/a?b");
-        assert_eq!(absolute(PathAndQuery::from_static("/a"), &HeaderValue::from_static("")), "/a");
+        assert_eq!(absolute(false, PathAndQuery::from_static("/a"), &HeaderValue::from_static("")), "/a");
     }
 }

@@ -7,33 +7,42 @@
 //!             400    404/405    └─ nothing left ─▶ 502, 503, 504 with the reason
 //! ```
 //!
-//! Deliberately absent: filters and policies, which belong between `find` and `pick`; `CONNECT`, which is for
-//! forward proxies; 1xx answers other than 100 and 101, which hyper's server cannot send.
+//! Where a rule of a declared route takes the request, what the rule says comes between `find` and `pick`, and between
+//! the answer and the client (see [`declared`]).
+//!
+//! Deliberately absent: `CONNECT`, which is for forward proxies, but for WebSocket; 1xx answers other than 100 and 101,
+//! which hyper's server cannot send.
 
+mod answered;
 mod attempt;
 mod body;
+mod body_copy;
+mod declared;
 mod draft;
+mod entrance;
+mod grpc_web;
+mod mirror;
 mod request_body;
 mod retry;
+mod websocket;
 
 use std::{convert::Infallible, rc::Rc};
 
+use bytes::Bytes;
 use http::{Request, Response};
 use hyper::body::Incoming;
 use waypost_proto::reason::Reason;
 
-use self::{
-    attempt::{Answered, Attempts},
-    draft::Draft,
-};
+use self::{answered::Answered, attempt::Attempts, declared::Taken, draft::Draft};
 pub(crate) use self::{
     body::ResponseBody,
+    mirror::MirrorPlaces,
     request_body::{BodyFailure, RequestBody},
 };
 use crate::{
     answer::{Answer, Manner},
     serve::{ClientConnection, RequestScope, Worker},
-    table::{Found, Table, Target, path},
+    table::{Found, Table, Target},
 };
 
 /// Answers a request.
@@ -45,20 +54,37 @@ pub(crate) async fn handle(
     let scope = RequestScope::begin(worker, client);
     let manner = Manner::of(&request);
     Ok(match forward(&scope, request).await {
-        Ok(answered) => answered.into_response(scope),
+        Ok(Reply::Instance(answered)) => answered.into_response(scope),
+        Ok(Reply::Own(response)) => {
+            scope.set_status(response.status());
+            response.map(|bytes| ResponseBody::own(bytes, scope))
+        }
         Err(answer) => answer.into_response(manner, scope),
     })
 }
 
-async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Answered, Answer> {
+/// An answer that is not a refusal.
+enum Reply {
+    /// An instance's.
+    Instance(Answered),
+    /// What a rule says, without asking anybody.
+    Own(Response<Bytes>),
+}
+
+async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Reply, Answer> {
     let worker = &scope.worker;
     let mut table = worker.table().ok_or_else(no_table)?;
     let mut draft = Draft::of(request, scope)?;
-    let mut attempts = Attempts::new(scope);
+    entrance::check(&scope.client, table.edge(), draft.host())?;
+    let mut attempts = Attempts::new(worker);
     loop {
-        let target = find(&table, &draft)?;
+        let target = match find(scope, &table, &draft)? {
+            Taker::Route(target) => target,
+            // Boxed, so that it does not make every other request's future larger.
+            Taker::Rule(taken) => return Box::pin(taken.serve(draft, attempts)).await,
+        };
         if let Some(outcome) = attempts.run(&target, &mut draft).await {
-            return outcome;
+            return outcome.map(Reply::Instance);
         }
         // Nothing is left in the table that the request began with; there may be in the one of now.
         let current = worker.table().ok_or_else(no_table)?;
@@ -69,21 +95,24 @@ async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Ans
     }
 }
 
-fn find<'a>(table: &'a Table, draft: &Draft) -> Result<Target<'a>, Answer> {
+/// What takes a request.
+enum Taker<'a> {
+    Route(Target<'a>),
+    Rule(Taken<'a>),
+}
+
+fn find<'a>(scope: &'a RequestScope, table: &'a Table, draft: &Draft) -> Result<Taker<'a>, Answer> {
     let (method, path) = (&draft.method, draft.path());
-    match table.find(method, path) {
-        Found::Route(target) => Ok(target),
+    match table.find(&draft.view(scope.client.port())) {
+        Found::Route(target) => Ok(Taker::Route(target)),
+        Found::Rule { rule, matched_prefix_len, .. } => {
+            Ok(Taker::Rule(Taken { scope, table, rule, matched: matched_prefix_len }))
+        }
         Found::MethodNotAllowed { allow } => {
             let methods = allow.join(", ");
             let detail = format!("no route takes {method} for {path}; it can be asked with {methods}");
             Err(Answer::method_not_allowed(detail, &allow))
         }
-        Found::None if !path::is_safe(path) => Err(Answer::new(
-            Reason::BadRequest,
-            format!(
-                "the path {path} has a \".\" or \"..\" segment, which is not forwarded; send it resolved"
-            ),
-        )),
         Found::None => Err(Answer::new(
             Reason::NoRoute,
             format!(

@@ -6,6 +6,8 @@
 //! A client that expects a 100 (RFC 9110, section 10.1.1) is left waiting until the instance has said so, too: its
 //! body is not touched before, and hyper says 100 to the client when it first is. An instance that says nothing
 //! gets the body after a second, as clients themselves do.
+//!
+//! What is read of it may be copied for others on its way (see [`super::body_copy`]).
 
 use std::{
     cell::{Cell, RefCell},
@@ -16,7 +18,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    task::{Context, Poll},
+    task::{Context, Poll, ready},
     time::Duration,
 };
 
@@ -25,6 +27,10 @@ use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
 use tokio::{sync::Notify, time::Sleep};
 
+use super::{
+    body_copy::{CopiedBody, Copies, Original},
+    grpc_web::{Decoder, NotBase64},
+};
 use crate::serve::{IdleTimer, RequestScope, Worker};
 
 /// How long an instance may think about an expectation.
@@ -48,9 +54,17 @@ enum Progress {
     Complete,
 }
 
-/// A client's body.
+/// Where a body comes from.
+enum Origin {
+    Client(Incoming),
+    /// What another request's instance takes.
+    Copy(CopiedBody),
+}
+
+/// A client's body, or a copy of one.
 pub(crate) struct BodySource {
-    incoming: RefCell<Incoming>,
+    origin: RefCell<Origin>,
+    copies: Copies,
     progress: Cell<Progress>,
     failure: Cell<Option<BodyFailure>>,
     completed: Notify,
@@ -61,15 +75,35 @@ pub(crate) struct BodySource {
 
 impl BodySource {
     pub(super) fn new(incoming: Incoming, gate: Option<Arc<ContinueGate>>, scope: &RequestScope) -> Rc<Self> {
+        Self::of(Origin::Client(incoming), gate, &scope.worker)
+    }
+
+    fn of(origin: Origin, gate: Option<Arc<ContinueGate>>, worker: &Rc<Worker>) -> Rc<Self> {
         Rc::new(Self {
-            incoming: RefCell::new(incoming),
+            origin: RefCell::new(origin),
+            copies: Copies::default(),
             progress: Cell::new(Progress::Untouched),
             failure: Cell::new(None),
             completed: Notify::new(),
             gate,
             idle: RefCell::default(),
-            worker: Rc::clone(&scope.worker),
+            worker: Rc::clone(worker),
         })
+    }
+
+    /// A copy, which gets what is read of this one from now on. `None` where some was read already.
+    pub(super) fn copied(&self) -> Option<Rc<Self>> {
+        let untouched = !self.has_begun() && self.failure().is_none();
+        let hint = self.origin.borrow().size_hint();
+        untouched.then(|| Self::of(Origin::Copy(self.copies.begin(hint)), None, &self.worker))
+    }
+
+    /// What it is a copy of, if it is one.
+    pub(super) fn original(&self) -> Option<Original> {
+        match &*self.origin.borrow() {
+            Origin::Client(_) => None,
+            Origin::Copy(copy) => Some(copy.original()),
+        }
     }
 
     /// Whether some of it was read, so that it cannot be sent again.
@@ -105,21 +139,22 @@ impl BodySource {
     }
 
     fn poll_frame(&self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        let mut incoming = self.incoming.borrow_mut();
+        let mut origin = self.origin.borrow_mut();
         let mut idle = self.idle.borrow_mut();
-        match Pin::new(&mut *incoming).poll_frame(context) {
+        match origin.poll_frame(context) {
             Poll::Ready(Some(Ok(frame))) => {
                 idle.progress();
                 self.progress.set(Progress::Begun);
-                if let Some(data) = frame.data_ref() {
+                if let (Some(data), Origin::Client(_)) = (frame.data_ref(), &*origin) {
                     self.worker.metrics.received(data.len() as u64);
                 }
-                if frame.is_trailers() || incoming.is_end_stream() {
+                self.copies.pass(&frame);
+                if frame.is_trailers() || origin.is_end_stream() {
                     self.complete();
                 }
                 Poll::Ready(Some(Ok(frame)))
             }
-            Poll::Ready(Some(Err(_))) => Poll::Ready(Some(Err(self.fail(BodyFailure::Broken)))),
+            Poll::Ready(Some(Err(failure))) => Poll::Ready(Some(Err(self.fail(failure)))),
             Poll::Ready(None) => {
                 self.complete();
                 Poll::Ready(None)
@@ -130,20 +165,78 @@ impl BodySource {
         }
     }
 
+    fn poll_decoded(
+        &self,
+        decoder: &mut Decoder,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        loop {
+            let decoded = match ready!(self.poll_frame(context)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(text) => decoder.push(&text),
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                Some(Err(failure)) => return Poll::Ready(Some(Err(failure))),
+                None => match decoder.end() {
+                    Ok(()) => return Poll::Ready(None),
+                    Err(error) => Err(error),
+                },
+            };
+            match decoded {
+                Ok(bytes) if bytes.is_empty() => {}
+                Ok(bytes) => return Poll::Ready(Some(Ok(Frame::data(bytes)))),
+                Err(NotBase64) => return Poll::Ready(Some(Err(self.fail(BodyFailure::Broken)))),
+            }
+        }
+    }
+
     fn complete(&self) {
         self.progress.set(Progress::Complete);
+        self.copies.end();
         self.completed.notify_one();
     }
 
     fn fail(&self, failure: BodyFailure) -> BodyFailure {
         self.failure.set(Some(failure));
+        self.copies.break_off();
         failure
+    }
+}
+
+impl Origin {
+    fn poll_frame(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
+        Poll::Ready(match self {
+            Self::Client(incoming) => {
+                let frame = ready!(Pin::new(incoming).poll_frame(context));
+                frame.map(|frame| frame.map_err(|_| BodyFailure::Broken))
+            }
+            Self::Copy(copy) => {
+                let frame = ready!(Pin::new(copy).poll_frame(context));
+                frame.map(|frame| frame.map_err(|_| BodyFailure::Broken))
+            }
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Self::Client(incoming) => incoming.is_end_stream(),
+            Self::Copy(copy) => copy.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Self::Client(incoming) => incoming.size_hint(),
+            Self::Copy(copy) => copy.size_hint(),
+        }
     }
 }
 
 /// What an attempt reads of a client's body.
 pub(crate) struct RequestBody {
     source: Option<Rc<BodySource>>,
+    /// Reads the text that it comes as.
+    decoder: Option<Box<Decoder>>,
     /// Opens the gate of an instance that says nothing.
     patience: Option<Pin<Box<Sleep>>>,
 }
@@ -156,7 +249,12 @@ impl RequestBody {
     }
 
     pub(super) fn new(source: Option<Rc<BodySource>>) -> Self {
-        Self { source, patience: None }
+        Self { source, decoder: None, patience: None }
+    }
+
+    /// The same body, which comes as base64.
+    pub(super) fn decoded(self) -> Self {
+        Self { decoder: Some(Box::default()), ..self }
     }
 }
 
@@ -168,7 +266,7 @@ impl Body for RequestBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyFailure>>> {
-        let Self { source, patience } = &mut *self;
+        let Self { source, decoder, patience } = &mut *self;
         let Some(source) = source else { return Poll::Ready(None) };
         if let Some(gate) = &source.gate
             && gate.poll_open(context).is_pending()
@@ -179,15 +277,24 @@ impl Body for RequestBody {
             }
             gate.open();
         }
-        source.poll_frame(context)
+        match decoder {
+            Some(decoder) => source.poll_decoded(decoder, context),
+            None => source.poll_frame(context),
+        }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.source.as_ref().is_none_or(|source| source.incoming.borrow().is_end_stream())
+        // Whether text has come to a good end is known when its end was read.
+        let is_over =
+            |source: &Rc<BodySource>| self.decoder.is_none() && source.origin.borrow().is_end_stream();
+        self.source.as_ref().is_none_or(is_over)
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.source.as_ref().map_or(SizeHint::with_exact(0), |source| source.incoming.borrow().size_hint())
+        if self.decoder.is_some() {
+            return SizeHint::default();
+        }
+        self.source.as_ref().map_or(SizeHint::with_exact(0), |source| source.origin.borrow().size_hint())
     }
 }
 

@@ -1,10 +1,14 @@
 //! Whether a request that got no answer may be sent again.
 //!
 //! The rule is RFC 9110's (section 9.2.2): what may have been done is done again only where the method is
-//! idempotent. On top of it, a body that has begun to be sent is gone.
+//! idempotent. On top of it, a body that has begun to be sent is gone. What a route says (`HTTPRouteRetry`) adds to the
+//! failures that are tried again, and leaves this rule as it is.
+
+use http::StatusCode;
+use waypost_proto::{name::ServiceKey, reason::Reason};
 
 use super::request_body::BodyFailure;
-use crate::pool::ConnectError;
+use crate::{answer::Answer, pool::ConnectError};
 
 /// Why an attempt brought no answer.
 #[derive(Debug)]
@@ -21,6 +25,10 @@ pub(super) enum Failure {
     Protocol(String),
     /// No answer came in time.
     Timeout,
+    /// No answer came in the time that the route gives an attempt, and the route says to try again.
+    Late,
+    /// The answer is one upon which the route says to try again.
+    Unwanted(StatusCode),
     /// The client's own body ended early.
     Client(BodyFailure),
 }
@@ -39,10 +47,64 @@ impl Failure {
     pub(super) fn may_retry(&self, replay: Replay) -> bool {
         match self {
             Self::Connect(_) | Self::Unsent | Self::Refused => !replay.body_begun,
-            Self::Closed => replay.idempotent && !replay.body_begun,
+            Self::Closed | Self::Late | Self::Unwanted(_) => replay.idempotent && !replay.body_begun,
             // It may be at work, or is answered; asking again would make it worse.
             Self::Protocol(_) | Self::Timeout | Self::Client(_) => false,
         }
+    }
+
+    /// What the client is told of a failure that is the last one.
+    pub(super) fn answer(&self, service: &ServiceKey) -> Answer {
+        let (reason, detail) = match self {
+            Self::Connect(error) if error.is_tls() => (
+                Reason::UpstreamTls,
+                format!(
+                    "no TLS with an instance of service {service}: {error}; its certificate and the policy for the service \
+                 must fit"
+                ),
+            ),
+            Self::Connect(error) => (
+                Reason::UpstreamConnect,
+                format!(
+                    "no connection to an instance of service {service}: {error}; `waypost instances {service}` says which \
+                 there are"
+                ),
+            ),
+            Self::Unsent | Self::Refused | Self::Closed => (
+                Reason::UpstreamClosed,
+                format!(
+                    "an instance of service {service} closed the connection before it answered; whether it has acted on \
+                 the request is not known"
+                ),
+            ),
+            Self::Protocol(what) => (
+                Reason::UpstreamProtocol,
+                format!("the answer of an instance of service {service} is not to be understood: {what}"),
+            ),
+            Self::Timeout => (
+                Reason::UpstreamTimeout,
+                format!("an instance of service {service} did not answer in time; it may still be at work"),
+            ),
+            Self::Late => (
+                Reason::UpstreamTimeout,
+                format!(
+                    "an instance of service {service} did not answer within the time that the route gives it"
+                ),
+            ),
+            Self::Unwanted(status) => (
+                Reason::NoHealthyInstance,
+                format!(
+                    "an instance of service {service} answered with {status}, and none is left to be asked again"
+                ),
+            ),
+            Self::Client(BodyFailure::Broken) => {
+                (Reason::BadRequest, "the request's body broke off or is malformed; send it whole".to_owned())
+            }
+            Self::Client(BodyFailure::Stalled) => {
+                (Reason::ClientTimeout, "the request's body stalled for too long; send it faster".to_owned())
+            }
+        };
+        Answer::new(reason, detail)
     }
 }
 
@@ -56,12 +118,14 @@ mod tests {
         let post = Replay { idempotent: false, body_begun: false };
         let put_begun = Replay { idempotent: true, body_begun: true };
         let post_begun = Replay { idempotent: false, body_begun: true };
-        let connect = || Failure::Connect(ConnectError::Shared("refused".to_owned()));
+        let connect = || Failure::Connect(ConnectError::Shared { why: "refused".to_owned(), tls: false });
         for (failure, allowed) in [
             (connect(), [true, true, false, false]),
             (Failure::Unsent, [true, true, false, false]),
             (Failure::Refused, [true, true, false, false]),
             (Failure::Closed, [true, false, false, false]),
+            (Failure::Late, [true, false, false, false]),
+            (Failure::Unwanted(StatusCode::SERVICE_UNAVAILABLE), [true, false, false, false]),
             (Failure::Protocol(String::new()), [false; 4]),
             (Failure::Timeout, [false; 4]),
             (Failure::Client(BodyFailure::Broken), [false; 4]),

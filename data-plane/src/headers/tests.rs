@@ -26,7 +26,7 @@ fn lines(headers: &HeaderMap) -> Vec<String> {
 
 fn sender(trusted: bool, version: Version) -> Sender<'static> {
     static ADDRESS: HeaderValue = PEER;
-    Sender { address: &ADDRESS, trusted, version }
+    Sender { address: &ADDRESS, trusted, tls: false, version }
 }
 
 /// What a request's fields become, without those that every request gets.
@@ -113,8 +113,10 @@ fn a_trusted_proxy_is_believed_and_extended() {
 
 #[test]
 fn an_ipv6_client_is_quoted_where_the_grammar_asks_for_it() {
-    let element = forwarded_element(&HeaderValue::from_static("2001:db8::1"));
+    let element = forwarded_element(&HeaderValue::from_static("2001:db8::1"), false);
     assert_eq!(element, "for=\"[2001:db8::1]\";proto=http");
+    let element = forwarded_element(&HeaderValue::from_static("192.0.2.7"), true);
+    assert_eq!(element, "for=192.0.2.7;proto=https");
 }
 
 #[test]

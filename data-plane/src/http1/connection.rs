@@ -20,23 +20,20 @@ use std::{
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode};
-use tokio::{
-    io::AsyncReadExt,
-    net::{
-        TcpStream,
-        tcp::{OwnedReadHalf, OwnedWriteHalf},
-    },
-    task::AbortHandle,
-};
+use tokio::{io::AsyncReadExt, task::AbortHandle};
 
 use super::{
     alarm::Alarm,
     body::{BodyError, Decoder, Framing, Step},
+    halves::{self, Reader, Writer},
     request::Head,
     response::{self, Answer},
     upload::{Upload, UploadError},
 };
-use crate::forward::{BodyFailure, RequestBody};
+use crate::{
+    forward::{BodyFailure, RequestBody},
+    socket::ServerSocket,
+};
 
 /// What is read at once to begin with, and at most.
 const FIRST_READ: usize = 8 * 1024;
@@ -46,9 +43,9 @@ const MOST_INTERIM: u32 = 32;
 
 /// A connection that carries at most one request at a time.
 pub(crate) struct Connection {
-    reader: OwnedReadHalf,
+    reader: Reader,
     /// Not there while an upload has it, and when that has failed.
-    writer: Rc<RefCell<Option<OwnedWriteHalf>>>,
+    writer: Rc<RefCell<Option<Writer>>>,
     read: BytesMut,
     read_size: usize,
     /// How much of what was read is known to be no complete head.
@@ -89,8 +86,8 @@ enum Sending {
 
 impl Connection {
     /// A connection over a socket, for answers with heads of at most `most_head` bytes.
-    pub(crate) fn new(socket: TcpStream, most_head: usize) -> Self {
-        let (reader, writer) = socket.into_split();
+    pub(crate) fn new(socket: ServerSocket, most_head: usize) -> Self {
+        let (reader, writer) = halves::split(socket);
         Self {
             reader,
             writer: Rc::new(RefCell::new(Some(writer))),
@@ -265,8 +262,8 @@ impl Connection {
 
     /// Whether nothing came that nobody asked for, such as the end. Asks the kernel only if it has said so.
     pub(crate) fn is_quiet(&mut self) -> bool {
-        let read = self.reader.try_read(&mut [0]);
-        self.read.is_empty() && read.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock)
+        let is_quiet = self.reader.is_quiet();
+        self.read.is_empty() && is_quiet
     }
 
     /// Whether the exchange is over, in both directions and without anything left over. Prepares for the next one.
@@ -285,8 +282,9 @@ impl Connection {
     }
 
     /// The socket and what was read from it, after the connection has switched protocols.
-    pub(crate) fn into_socket(self) -> Option<(TcpStream, Bytes)> {
-        let socket = self.reader.reunite(self.writer.borrow_mut().take()?).ok()?;
+    pub(crate) fn into_socket(self) -> Option<(ServerSocket, Bytes)> {
+        let writer = self.writer.borrow_mut().take()?;
+        let socket = halves::join(self.reader, writer)?;
         Some((socket, self.read.freeze()))
     }
 }

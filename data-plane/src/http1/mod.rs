@@ -18,6 +18,7 @@
 mod alarm;
 mod body;
 mod connection;
+mod halves;
 mod request;
 mod response;
 mod upload;

@@ -12,9 +12,12 @@ use std::{
 use bytes::{Buf, Bytes};
 use http::{HeaderMap, HeaderName, Method};
 use hyper::body::{Body, Frame};
-use tokio::{io::AsyncWrite, net::tcp::OwnedWriteHalf};
+use tokio::io::AsyncWrite;
 
-use super::request::{self, Head, Length};
+use super::{
+    halves::Writer,
+    request::{self, Head, Length},
+};
 use crate::forward::{BodyFailure, RequestBody};
 
 /// What is still to be sent of a request.
@@ -97,7 +100,7 @@ impl<B: Body<Data = Bytes, Error = BodyFailure> + Unpin> Upload<B> {
     }
 
     /// Goes on in a task of its own, and gives the socket back when all was sent.
-    pub(super) async fn run(mut self, mut socket: OwnedWriteHalf, back: Rc<RefCell<Option<OwnedWriteHalf>>>) {
+    pub(super) async fn run(mut self, mut socket: Writer, back: Rc<RefCell<Option<Writer>>>) {
         if poll_fn(|context| self.poll(&mut socket, context)).await.is_ok() {
             *back.borrow_mut() = Some(socket);
         }
@@ -163,7 +166,8 @@ impl<B: Body<Data = Bytes, Error = BodyFailure> + Unpin> Upload<B> {
         }
         self.out.clear();
         self.sent = 0;
-        Poll::Ready(Ok(()))
+        // TLS keeps what the socket has no room for.
+        Pin::new(socket).poll_flush(context)
     }
 
     fn wrote(&mut self, count: usize) {

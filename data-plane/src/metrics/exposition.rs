@@ -8,7 +8,8 @@ use prometheus::{
 };
 use waypost_proto::reason::Reason;
 
-use super::{BOUNDS_US, Count, Worker};
+use super::{BOUNDS_US, Count, Mirrored, Worker};
+use crate::tls::Refusal;
 
 /// The text of all families: those given, and the workers'.
 pub(super) fn render(workers: &[Arc<Worker>], mut families: Vec<MetricFamily>) -> String {
@@ -37,6 +38,10 @@ impl Sums<'_> {
         vec![
             self.durations(),
             self.answers(),
+            self.counter("waypost_tls_handshakes_total", "TLS handshakes of clients.", |worker| {
+                &worker.tls_accepted
+            }),
+            self.refusals(),
             gauge("http_server_active_requests", "Requests in flight.", begun.saturating_sub(finished)),
             gauge(
                 "http_server_open_connections",
@@ -65,6 +70,7 @@ impl Sums<'_> {
                 |worker| &worker.upstream_reuses,
             ),
             self.counter("waypost_upstream_retries_total", "Requests sent again.", |worker| &worker.retries),
+            self.mirrored(),
         ]
     }
 
@@ -105,6 +111,26 @@ impl Sums<'_> {
         });
         let help = "Answers of the proxy's own, by reason.";
         family("waypost_own_answers_total", help, MetricType::COUNTER, metrics.collect())
+    }
+}
+
+impl Sums<'_> {
+    fn refusals(&self) -> MetricFamily {
+        let metrics = Refusal::ALL.into_iter().enumerate().map(|(at, why)| {
+            let metric = Metric::from_label(vec![label("reason", why.name())]);
+            counted(metric, self.sum(|worker| &worker.tls_refused[at]))
+        });
+        let help = "Clients that were refused in their TLS handshake, by reason.";
+        family("waypost_tls_refusals_total", help, MetricType::COUNTER, metrics.collect())
+    }
+
+    fn mirrored(&self) -> MetricFamily {
+        let metrics = Mirrored::ALL.into_iter().map(|outcome| {
+            let metric = Metric::from_label(vec![label("outcome", outcome.name())]);
+            counted(metric, self.sum(|worker| &worker.mirrored[outcome as usize]))
+        });
+        let help = "Copies of requests for mirrors, by what became of them.";
+        family("waypost_mirrored_requests_total", help, MetricType::COUNTER, metrics.collect())
     }
 }
 

@@ -1,4 +1,4 @@
-//! A TCP connection to an instance.
+//! A connection to an instance: TCP, and TLS over it where the service asks for it.
 //!
 //! A DNS name is looked up for each connection, so that what it names may move; its addresses are tried in the
 //! order in which they come. All of it shares one time limit.
@@ -10,6 +10,11 @@ use tokio::{
     time::timeout,
 };
 use waypost_proto::address::Address;
+
+use crate::{
+    socket::ServerSocket,
+    tls::{BackendTls, HandshakeFailure},
+};
 
 /// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
@@ -23,20 +28,48 @@ pub(crate) enum ConnectError {
     /// Nobody answers there, or not as it should.
     #[error("{0}")]
     Refused(io::Error),
+    /// The instance is not what it should be, or does no TLS.
+    #[error("{0}")]
+    Tls(HandshakeFailure),
     /// The instance does not begin HTTP/2.
     #[error("no HTTP/2 there: {0}")]
     Handshake(hyper::Error),
     /// Another request's attempt, which this one waited for, has failed.
-    #[error("{0}")]
-    Shared(String),
+    #[error("{why}")]
+    Shared {
+        /// Why.
+        why: String,
+        /// Whether it failed in TLS.
+        tls: bool,
+    },
 }
 
-/// Connects.
-pub(super) async fn connect(address: &Address, limit: Duration) -> Result<TcpStream, ConnectError> {
+impl ConnectError {
+    /// Whether the instance was there and TLS with it failed.
+    pub(crate) fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_) | Self::Shared { tls: true, .. })
+    }
+}
+
+/// Connects, for HTTP/2 or HTTP/1.1.
+pub(super) async fn connect(
+    address: &Address,
+    tls: Option<&BackendTls>,
+    http2: bool,
+    limit: Duration,
+) -> Result<ServerSocket, ConnectError> {
     let connected = async {
-        match address.socket_addr() {
-            Some(address) => connect_to(address).await.map_err(ConnectError::Refused),
-            None => connect_by_name(address).await,
+        let socket = match address.socket_addr() {
+            Some(address) => connect_to(address).await.map_err(ConnectError::Refused)?,
+            None => connect_by_name(address).await?,
+        };
+        match tls {
+            Some(tls) => {
+                // Boxed, so that connections in the clear need no room for it.
+                let shaken = Box::pin(tls.connect(socket, http2)).await;
+                shaken.map(ServerSocket::Tls).map_err(ConnectError::Tls)
+            }
+            None => Ok(ServerSocket::Plain(socket)),
         }
     };
     timeout(limit, connected).await.unwrap_or(Err(ConnectError::Timeout(limit)))

@@ -6,6 +6,7 @@
 use std::{
     cell::{Cell, RefCell},
     rc::Rc,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
@@ -19,12 +20,12 @@ use hyper::{
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{sync::Notify, time::timeout};
-use waypost_proto::address::Address;
 
 use super::{ConnectError, connect};
 use crate::{
     forward::RequestBody,
     serve::{LocalExecutor, ServeConfig},
+    table::EndpointState,
 };
 
 /// Streams beyond which another connection is made: what RFC 9113 asks servers to allow at least.
@@ -80,7 +81,8 @@ pub(super) struct SharedHttp2 {
 #[derive(Default)]
 struct Dialling {
     over: Notify,
-    failed: RefCell<Option<String>>,
+    /// Why, and whether in TLS.
+    failed: RefCell<Option<(String, bool)>>,
 }
 
 /// Begins HTTP/2 on sockets.
@@ -100,8 +102,9 @@ impl Dialler {
         Self { builder }
     }
 
-    async fn dial(&self, address: &Address, limit: Duration) -> Result<Http2, ConnectError> {
-        let stream = connect::connect(address, limit).await?;
+    async fn dial(&self, endpoint: &EndpointState, limit: Duration) -> Result<Http2, ConnectError> {
+        let tls = endpoint.tls().map(|tls| &**tls);
+        let stream = connect::connect(endpoint.address(), tls, true, limit).await?;
         let begun = timeout(limit, self.builder.handshake(TokioIo::new(stream))).await;
         let (sender, connection) =
             begun.map_err(|_| ConnectError::Timeout(limit))?.map_err(ConnectError::Handshake)?;
@@ -126,7 +129,7 @@ impl SharedHttp2 {
     /// A place on the connection that carries least, or on a new one.
     pub(super) async fn stream(
         self: Rc<Self>,
-        address: &Address,
+        endpoint: &Arc<EndpointState>,
         dialler: &Dialler,
         limit: Duration,
         most: usize,
@@ -135,16 +138,17 @@ impl SharedHttp2 {
             return Ok(dialled);
         }
         for _ in 0..DIALS {
-            let dialling = self.dial(address, dialler, limit);
+            let dialling = self.dial(endpoint, dialler, limit);
             dialling.over.notified().await;
-            if let Some(why) = &*dialling.failed.borrow() {
-                return Err(ConnectError::Shared(why.clone()));
+            if let Some((why, tls)) = &*dialling.failed.borrow() {
+                return Err(ConnectError::Shared { why: why.clone(), tls: *tls });
             }
             if let Some(dialled) = self.place(false, most) {
                 return Ok(dialled);
             }
         }
-        Err(ConnectError::Shared("connections were closed as soon as they were made".to_owned()))
+        let why = "connections were closed as soon as they were made".to_owned();
+        Err(ConnectError::Shared { why, tls: false })
     }
 
     fn place(&self, reused: bool, most: usize) -> Option<Dialled> {
@@ -161,18 +165,23 @@ impl SharedHttp2 {
 
     /// Joins the attempt that is under way, or begins one in a task of its own: it is to go on where the request
     /// that began it goes away.
-    fn dial(self: &Rc<Self>, address: &Address, dialler: &Dialler, limit: Duration) -> Rc<Dialling> {
+    fn dial(
+        self: &Rc<Self>,
+        endpoint: &Arc<EndpointState>,
+        dialler: &Dialler,
+        limit: Duration,
+    ) -> Rc<Dialling> {
         if let Some(dialling) = &*self.dialling.borrow() {
             return Rc::clone(dialling);
         }
         let dialling = Rc::new(Dialling::default());
         *self.dialling.borrow_mut() = Some(Rc::clone(&dialling));
-        let (shared, address, dialler) = (Rc::clone(self), address.clone(), dialler.clone());
+        let (shared, endpoint, dialler) = (Rc::clone(self), Arc::clone(endpoint), dialler.clone());
         let begun = Rc::clone(&dialling);
         tokio::task::spawn_local(async move {
-            match dialler.dial(&address, limit).await {
+            match dialler.dial(&endpoint, limit).await {
                 Ok(connection) => shared.connections.borrow_mut().push(connection),
-                Err(error) => *begun.failed.borrow_mut() = Some(error.to_string()),
+                Err(error) => *begun.failed.borrow_mut() = Some((error.to_string(), error.is_tls())),
             }
             *shared.dialling.borrow_mut() = None;
             begun.over.notify_waiters();

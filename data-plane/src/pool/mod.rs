@@ -89,7 +89,8 @@ impl Pools {
 
     /// A new connection, whatever is idle.
     pub(crate) async fn connect_http1(&self, endpoint: &EndpointState) -> Result<Box<Http1>, ConnectError> {
-        let stream = connect::connect(endpoint.address(), self.connect_timeout).await?;
+        let tls = endpoint.tls().map(|tls| &**tls);
+        let stream = connect::connect(endpoint.address(), tls, false, self.connect_timeout).await?;
         Ok(Box::new(Http1 { connection: Connection::new(stream, self.most_head), keep_alive: None }))
     }
 
@@ -112,8 +113,7 @@ impl Pools {
             let pool = endpoints.entry(endpoint.id()).or_insert_with(|| EndpointPool::new(endpoint));
             Rc::clone(&pool.shared)
         };
-        let address = endpoint.address();
-        shared.stream(address, &self.http2, self.connect_timeout, self.limits.http2_connections).await
+        shared.stream(endpoint, &self.http2, self.connect_timeout, self.limits.http2_connections).await
     }
 
     /// Closes what has been idle for too long, what its peer has closed, and what leads to draining endpoints.

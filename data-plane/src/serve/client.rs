@@ -12,9 +12,10 @@
 //! Timeouts are looked at by the worker's sweep, so that they cost requests nothing but a few stores.
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::{Cell, OnceCell, RefCell},
     net::SocketAddr,
     rc::Rc,
+    sync::Arc,
     task::Waker,
     time::{Duration, Instant},
 };
@@ -22,7 +23,11 @@ use std::{
 use http::{HeaderValue, StatusCode};
 
 use super::{Timeouts, Worker};
-use crate::upgrade::Switched;
+use crate::{
+    table::{Edge, OWN_PORT, TlsSite},
+    tls::Demand,
+    upgrade::Switched,
+};
 
 /// What nginx made customary for a request whose client went away before there was an answer.
 const CLIENT_CLOSED: u16 = 499;
@@ -40,8 +45,28 @@ pub(crate) enum Phase {
     Tunnel,
 }
 
+/// What a client's handshake has settled.
+pub(crate) struct TlsClient {
+    /// The hostname of the listener that it came in by; empty is any.
+    pub(crate) hostname: Arc<str>,
+    /// The name that was asked for, in lower case.
+    pub(crate) server_name: Option<String>,
+    /// Whether requests for that name belong to that listener.
+    pub(crate) is_direct: bool,
+    /// What it had to show.
+    pub(crate) demand: Arc<Demand>,
+}
+
 /// One client's connection.
 pub(crate) struct ClientConnection {
+    /// Where it comes from.
+    pub(crate) peer: SocketAddr,
+    /// The port that it came in by; 0 is the proxy's own.
+    port: u16,
+    listener_port: u16,
+    tls: OnceCell<TlsClient>,
+    /// Whether it is to end with the answer that it carries.
+    retiring: Cell<bool>,
     /// The client's address as forwarding headers carry it.
     pub(crate) forwarded_for: HeaderValue,
     /// Whether what it says about who is behind it is believed.
@@ -59,10 +84,15 @@ pub(crate) struct ClientConnection {
 }
 
 impl ClientConnection {
-    pub(crate) fn new(peer: SocketAddr, worker: &Worker) -> Rc<Self> {
+    pub(crate) fn new(peer: SocketAddr, port: u16, worker: &Worker) -> Rc<Self> {
         let address = peer.ip().to_canonical();
         let text = address.to_string();
         Rc::new(Self {
+            peer,
+            port,
+            listener_port: if port == OWN_PORT { worker.own_port } else { port },
+            tls: OnceCell::new(),
+            retiring: Cell::new(false),
             forwarded_for: HeaderValue::try_from(text).expect("an address is visible ASCII"),
             trusted: worker.config.trusted_proxies.iter().any(|network| network.contains(address)),
             phase: Cell::new(Phase::Waiting),
@@ -74,6 +104,48 @@ impl ClientConnection {
             waker: RefCell::new(None),
             switched: RefCell::new(None),
         })
+    }
+
+    /// The port that it came in by, as listeners name it: 0 is the proxy's own.
+    pub(crate) fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// The number of that port.
+    pub(crate) fn listener_port(&self) -> u16 {
+        self.listener_port
+    }
+
+    /// What its handshake has settled; none where it is in the clear.
+    pub(crate) fn tls(&self) -> Option<&TlsClient> {
+        self.tls.get()
+    }
+
+    /// Notes that hands were shaken. The first request's head has its own time from here.
+    pub(super) fn set_tls(&self, tls: TlsClient, now: Instant) {
+        // There is one handshake on a connection.
+        let _ = self.tls.set(tls);
+        self.since.set(now);
+    }
+
+    /// Has it end with the answer that it carries.
+    pub(super) fn retire(&self) {
+        self.retiring.set(true);
+        self.wake();
+    }
+
+    /// Whether it is to end with the answer that it carries.
+    pub(super) fn is_retiring(&self) -> bool {
+        self.retiring.get()
+    }
+
+    /// Whether it came in by a listener that is no more, or that asks something else of clients now.
+    pub(super) fn is_outdated(&self, edge: &Edge) -> bool {
+        let Some(tls) = self.tls.get() else { return false };
+        let site = edge.port(self.port).and_then(|port| port.tls_site(tls.server_name.as_deref()));
+        let asks_the_same =
+            |site: &Arc<TlsSite>| site.tls.as_ref().is_some_and(|now| Arc::ptr_eq(&now.demand, &tls.demand));
+        !site.is_some_and(asks_the_same)
     }
 
     /// What it is doing.
@@ -185,6 +257,11 @@ impl RequestScope {
         worker.metrics.request_began();
         let status = StatusCode::from_u16(CLIENT_CLOSED).expect("it is within the range");
         Self { worker, client, began: Instant::now(), status: Cell::new(status) }
+    }
+
+    /// When it began.
+    pub(crate) fn began(&self) -> Instant {
+        self.began
     }
 
     /// Notes the status of the answer.

@@ -15,14 +15,19 @@ use hyper::{
 use hyper_util::rt::TokioTimer;
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
-    io::{AsyncReadExt, copy, sink},
+    io::{AsyncReadExt, AsyncWriteExt, copy, sink},
     net::TcpStream,
     time::timeout,
 };
 use waypost_proto::reason::Reason;
 
-use super::{ClientConnection, LocalExecutor, ServeConfig, Worker, client::Phase, worker::Admitted};
-use crate::{answer, forward, stream::ClientStream, upgrade};
+use super::{
+    ClientConnection, LocalExecutor, ServeConfig, Worker,
+    client::Phase,
+    handshake::{self, Greeting, Shaken},
+    worker::Admitted,
+};
+use crate::{answer, forward, socket::ClientSocket, stream::ClientStream, tls::Refusal, upgrade};
 
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -58,6 +63,7 @@ impl Protocols {
         let mut http2 = http2::Builder::new(LocalExecutor);
         http2
             .timer(TokioTimer::new())
+            .enable_connect_protocol()
             .max_concurrent_streams(limits.http2_streams)
             .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
             .keep_alive_interval(PING_INTERVAL)
@@ -67,12 +73,46 @@ impl Protocols {
 }
 
 /// Serves a connection to its end.
-pub(super) async fn serve(admitted: Admitted, mut socket: TcpStream) {
+pub(super) async fn serve(admitted: Admitted, socket: TcpStream) {
     // Neither is worth refusing a client for.
     let _ = socket.set_nodelay(true);
     let _ = SockRef::from(&socket).set_tcp_keepalive(&TcpKeepalive::new().with_time(TCP_KEEPALIVE));
     let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
-    let Some((prefix, is_http2)) = until_expired(&client, sniff(&mut socket)).await else { return };
+    let has_plain = worker.table().and_then(|table| Some(table.edge().tls_port(client.port())?.has_plain()));
+    match has_plain {
+        // Boxed, so that connections in the clear need no room for it.
+        Some(has_plain) => Box::pin(serve_either(admitted, socket, has_plain)).await,
+        None => serve_plain(admitted, socket).await,
+    }
+}
+
+async fn serve_plain(admitted: Admitted, mut socket: TcpStream) {
+    let Some((prefix, is_http2)) = until_expired(admitted.client(), sniff(&mut socket)).await else { return };
+    serve_http(admitted, ClientSocket::Plain(socket), prefix, is_http2).await;
+}
+
+/// Serves a connection at a port where TLS is spoken.
+async fn serve_either(admitted: Admitted, socket: TcpStream, has_plain: bool) {
+    let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
+    let greeted = async { handshake::greet(&worker, has_plain, socket).await.ok() };
+    let socket = match until_expired(&client, greeted).await {
+        Some(Greeting::Tls(socket)) => socket,
+        Some(Greeting::Plain(socket)) => return serve_plain(admitted, socket).await,
+        Some(Greeting::Refused) | None => return,
+    };
+    let shaken = async { Some(handshake::shake(&worker, &client, socket).await) };
+    match until_expired(&client, shaken).await {
+        Some(Ok(Shaken { stream, is_http2 })) => {
+            worker.metrics.tls_accepted();
+            serve_http(admitted, ClientSocket::Tls(stream), Bytes::new(), is_http2).await;
+        }
+        Some(Err((why, error))) => handshake::note(&worker, &client, why, error.as_ref()),
+        None => handshake::note(&worker, &client, Refusal::Timeout, None),
+    }
+}
+
+async fn serve_http(admitted: Admitted, socket: ClientSocket, prefix: Bytes, is_http2: bool) {
+    let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
     let stream = ClientStream::new(socket, prefix, Rc::clone(&client), Rc::clone(&worker));
     if is_http2 {
         serve_http2(&worker, &client, stream).await;
@@ -125,7 +165,7 @@ async fn serve_http1(admitted: Admitted, stream: ClientStream) {
         if client.expired().is_some() {
             return Poll::Ready(None);
         }
-        if worker.is_winding_down() && client.is_used() && !told {
+        if (worker.is_winding_down() || client.is_retiring()) && client.is_used() && !told {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
             return Pin::new(&mut connection).poll(context).map(Some);
@@ -146,7 +186,7 @@ async fn serve_http1(admitted: Admitted, stream: ClientStream) {
                     drop(admitted);
                 });
             }
-            None => linger(socket).await,
+            None => linger(socket.into_tcp()).await,
         },
         Some(Err(error)) => end_with_error(&worker, socket, &error).await,
         None => end_expired(&worker, &client, socket).await,
@@ -154,26 +194,31 @@ async fn serve_http1(admitted: Admitted, stream: ClientStream) {
 }
 
 /// Ends a connection that hyper gave up.
-async fn end_with_error(worker: &Worker, socket: TcpStream, error: &hyper::Error) {
+async fn end_with_error(worker: &Worker, socket: ClientSocket, error: &hyper::Error) {
     if error.is_parse() {
         // hyper has answered 400, 414 or 431 already.
         let reason = if error.is_parse_too_large() { Reason::HeadersTooLarge } else { Reason::BadRequest };
         worker.metrics.answered(reason);
-        linger(socket).await;
+        linger(socket.into_tcp()).await;
     } else if error.is_user() {
-        abort(&socket);
+        abort(socket.tcp());
     }
 }
 
-async fn end_expired(worker: &Worker, client: &ClientConnection, socket: TcpStream) {
+async fn end_expired(worker: &Worker, client: &ClientConnection, mut socket: ClientSocket) {
     match client.expired() {
         Some(Phase::Head) => {
             worker.metrics.answered(Reason::ClientTimeout);
-            // One attempt: a client that does not read either gets no more of our time.
-            let _ = socket.try_write(&answer::header_timeout(worker.config.timeouts.client_header));
-            linger(socket).await;
+            // A client that does not read either gets no more of our time.
+            let answer = answer::header_timeout(worker.config.timeouts.client_header);
+            let told = async {
+                socket.write_all(&answer).await?;
+                socket.shutdown().await
+            };
+            let _ = timeout(LINGER, told).await;
+            linger(socket.into_tcp()).await;
         }
-        Some(Phase::Busy) => abort(&socket),
+        Some(Phase::Busy) => abort(socket.tcp()),
         Some(Phase::Waiting | Phase::Tunnel) | None => {}
     }
 }
@@ -189,7 +234,8 @@ async fn serve_http2(worker: &Rc<Worker>, client: &Rc<ClientConnection>, stream:
         if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
             return Poll::Ready(ended);
         }
-        if !told && (client.expired().is_some() || (worker.is_winding_down() && client.is_used())) {
+        let is_over = (worker.is_winding_down() || client.is_retiring()) && client.is_used();
+        if !told && (client.expired().is_some() || is_over) {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
             return Pin::new(&mut connection).poll(context);
@@ -205,7 +251,7 @@ fn abort(socket: &TcpStream) {
 }
 
 /// Says that nothing more will come, and reads off what the client has still sent, for a while.
-async fn linger(mut socket: TcpStream) {
+pub(super) async fn linger(mut socket: TcpStream) {
     // The other end may be gone already, which is as good.
     let _ = SockRef::from(&socket).shutdown(Shutdown::Write);
     let mut rest = (&mut socket).take(LINGER_BYTES);

@@ -10,18 +10,22 @@
 //!                                   └ shutdown: backlog, last answers, deadline
 //! ```
 //!
-//! Deliberately absent: TLS, configuration sources (see the binary) and the table itself (see
+//! Deliberately absent: configuration sources (see the binary) and the table itself (see
 //! [`crate::table`]).
 
 mod client;
 mod config;
 mod connection;
+mod doors;
 mod executor;
+mod handshake;
 mod idle;
+mod ports;
 mod running;
 mod worker;
 
 pub use config::{Limits, PoolLimits, ServeConfig, Timeouts};
+pub use ports::{Listening, PortState};
 pub use running::{Running, ShutdownReport, start};
 
 pub(crate) use client::{ClientConnection, RequestScope};

@@ -10,11 +10,12 @@ use std::{
 
 use tokio::{
     runtime::{Builder, LocalOptions},
-    sync::{oneshot, watch},
+    sync::{mpsc, oneshot, watch},
 };
 
 use super::{
-    ServeConfig,
+    Listening, ServeConfig,
+    ports::Ports,
     worker::{self, StopAt, Worker},
 };
 use crate::{listener, metrics::Metrics, table::SharedTable};
@@ -47,6 +48,7 @@ impl ShutdownReport {
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
+    listening: Listening,
     stop: watch::Sender<StopAt>,
     reports: Vec<oneshot::Receiver<io::Result<ShutdownReport>>>,
 }
@@ -61,29 +63,41 @@ pub fn start(config: ServeConfig, table: SharedTable, metrics: Arc<Metrics>) -> 
     let address = listeners[0].local_addr()?;
     let (stop, stopped) = watch::channel(None);
     let mut reports = Vec::with_capacity(listeners.len());
+    let mut workers = Vec::with_capacity(listeners.len());
     for (index, listener) in listeners.into_iter().enumerate() {
         let (report, reported) = oneshot::channel();
+        let (commander, commands) = mpsc::unbounded_channel();
+        workers.push(commander);
         let (config, table, counters) = (config.clone(), table.clone(), metrics.worker());
         let stopped = stopped.clone();
         thread::Builder::new().name(format!("worker-{index}")).spawn(move || {
             let run = || {
                 let runtime =
                     Builder::new_current_thread().enable_all().build_local(LocalOptions::default())?;
-                let worker = Worker::new(config, &table, counters);
-                runtime.block_on(worker::run(worker, listener, stopped))
+                let worker = Worker::new(config, address.port(), &table, counters);
+                runtime.block_on(worker::run(worker, listener, commands, stopped))
             };
             // Nobody waits where the whole proxy was dropped.
             let _ = report.send(run());
         })?;
         reports.push(reported);
     }
-    Ok(Running { address, stop, reports })
+    let listening = Listening::default();
+    let ports = Ports { own: address, workers, table, metrics, listening: listening.clone() };
+    let runtime = Builder::new_current_thread().enable_all().build()?;
+    thread::Builder::new().name("ports".to_owned()).spawn(move || runtime.block_on(ports.run(stopped)))?;
+    Ok(Running { address, listening, stop, reports })
 }
 
 impl Running {
     /// Where it listens.
     pub fn addr(&self) -> SocketAddr {
         self.address
+    }
+
+    /// The ports beside that which tables ask for.
+    pub fn listening(&self) -> &Listening {
+        &self.listening
     }
 
     /// Stops accepting, lets what is in flight end, and cuts what has not ended within `limit`.

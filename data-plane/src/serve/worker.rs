@@ -14,7 +14,7 @@ use std::{
 use fastrand::Rng;
 use tokio::{
     net::{TcpListener, TcpStream},
-    sync::{Notify, watch},
+    sync::{Notify, mpsc, watch},
     time::{MissedTickBehavior, interval, sleep, timeout_at},
 };
 
@@ -22,11 +22,15 @@ use super::{
     ServeConfig, ShutdownReport,
     client::{ClientConnection, Phase},
     connection,
+    doors::Doors,
+    handshake::RefusalLog,
+    ports::Command,
 };
 use crate::{
+    forward::MirrorPlaces,
     metrics,
     pool::Pools,
-    table::{SharedTable, Table, TableReader},
+    table::{OWN_PORT, SharedTable, Table, TableReader},
 };
 
 /// The longest time between two sweeps; timeouts are exact to this.
@@ -57,10 +61,16 @@ pub(crate) struct Worker {
     pub(crate) metrics: Arc<metrics::Worker>,
     pub(super) protocols: connection::Protocols,
     pub(crate) rng: RefCell<Rng>,
+    pub(crate) mirrors: MirrorPlaces,
     reader: RefCell<TableReader>,
     /// The table that the reader last saw. Requests share it by counting on this thread only.
     held: RefCell<Option<Rc<HeldTable>>>,
     now: Cell<Instant>,
+    /// The number of the port that is there whatever the table says.
+    pub(super) own_port: u16,
+    pub(super) refusals: RefusalLog,
+    /// The table that connections were last held against.
+    checked: RefCell<Option<Rc<HeldTable>>>,
     winding_down: Cell<bool>,
     clients: RefCell<HashMap<u64, Rc<ClientConnection>>>,
     next_client: Cell<u64>,
@@ -68,16 +78,25 @@ pub(crate) struct Worker {
 }
 
 impl Worker {
-    pub(super) fn new(config: ServeConfig, table: &SharedTable, metrics: Arc<metrics::Worker>) -> Rc<Self> {
+    pub(super) fn new(
+        config: ServeConfig,
+        own_port: u16,
+        table: &SharedTable,
+        metrics: Arc<metrics::Worker>,
+    ) -> Rc<Self> {
         Rc::new(Self {
             pools: Pools::new(&config),
             protocols: connection::Protocols::new(&config),
             config,
             metrics,
             rng: RefCell::new(Rng::new()),
+            mirrors: MirrorPlaces::default(),
             reader: RefCell::new(table.reader()),
             held: RefCell::new(None),
             now: Cell::new(Instant::now()),
+            own_port,
+            refusals: RefusalLog::default(),
+            checked: RefCell::new(None),
             winding_down: Cell::new(false),
             clients: RefCell::default(),
             next_client: Cell::new(0),
@@ -111,8 +130,8 @@ impl Worker {
     }
 
     /// Keeps account of a connection until the value is dropped.
-    pub(super) fn admit(self: &Rc<Self>, peer: SocketAddr) -> Admitted {
-        let client = ClientConnection::new(peer, self);
+    pub(super) fn admit(self: &Rc<Self>, peer: SocketAddr, port: u16) -> Admitted {
+        let client = ClientConnection::new(peer, port, self);
         let id = self.next_client.get();
         self.next_client.set(id + 1);
         self.clients.borrow_mut().insert(id, Rc::clone(&client));
@@ -125,11 +144,34 @@ impl Worker {
         self.now.set(now);
         let hasty = self.is_winding_down().then_some(FIRST_REQUEST_GRACE);
         for client in self.clients.borrow().values() {
+            let hasty = hasty.or(client.is_retiring().then_some(FIRST_REQUEST_GRACE));
             client.expire(now, &self.config.timeouts, hasty);
         }
         self.pools.sweep(now);
         // Lets go of a table that was replaced while no request came.
-        let _ = self.table();
+        let table = self.table();
+        self.retire_outdated(table);
+    }
+
+    /// Ends connections, each after the answer that it carries, whose listeners are no more, or ask something else of
+    /// clients than when hands were shaken.
+    fn retire_outdated(&self, table: Option<Rc<HeldTable>>) {
+        let Some(now) = &table else { return };
+        let mut checked = self.checked.borrow_mut();
+        if !checked.as_ref().is_some_and(|before| now.edge().is_same(before.edge())) {
+            let outdated = |client: &&Rc<ClientConnection>| client.is_outdated(now.edge());
+            self.clients.borrow().values().filter(outdated).for_each(|client| client.retire());
+        }
+        *checked = table;
+    }
+
+    /// Ends the connections that came in by a port, each after the answer that it carries.
+    pub(super) fn retire_port(&self, port: u16) {
+        self.clients
+            .borrow()
+            .values()
+            .filter(|client| client.port() == port)
+            .for_each(|client| client.retire());
     }
 
     fn wind_down(&self) {
@@ -201,18 +243,21 @@ impl Drop for Admitted {
 pub(super) async fn run(
     worker: Rc<Worker>,
     listener: std::net::TcpListener,
+    mut commands: mpsc::UnboundedReceiver<Command>,
     mut stop: watch::Receiver<StopAt>,
 ) -> io::Result<ShutdownReport> {
     let listener = TcpListener::from_std(listener)?;
+    let mut doors = Doors::default();
     let mut sweeps = interval(worker.sweep_every());
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = loop {
         tokio::select! {
             accepted = listener.accept() => match accepted {
-                Ok((stream, peer)) => take(&worker, stream, peer),
+                Ok((stream, peer)) => take(&worker, stream, peer, OWN_PORT),
                 Err(error) => accept_failed(&error).await,
             },
             _ = sweeps.tick() => worker.sweep(),
+            Some(command) = commands.recv() => doors.obey(&worker, command).await,
             changed = stop.changed() => match (changed, *stop.borrow_and_update()) {
                 (Ok(()), None) => {}
                 (Ok(()), Some(deadline)) => break deadline,
@@ -221,7 +266,8 @@ pub(super) async fn run(
             },
         }
     };
-    take_backlog(&worker, listener);
+    take_backlog(&worker, listener, OWN_PORT);
+    doors.close_all().await;
     worker.wind_down();
     let gone = async {
         tokio::select! {
@@ -235,24 +281,24 @@ pub(super) async fn run(
     }
 }
 
-fn take(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr) {
-    let admitted = worker.admit(peer);
+pub(super) fn take(worker: &Rc<Worker>, stream: TcpStream, peer: SocketAddr, port: u16) {
+    let admitted = worker.admit(peer, port);
     tokio::task::spawn_local(connection::serve(admitted, stream));
 }
 
 /// Connections that the kernel has accepted are clients that believe to be served: they are. The kernel is asked
 /// itself, as the runtime may not have heard of them yet.
-fn take_backlog(worker: &Rc<Worker>, listener: TcpListener) {
+pub(super) fn take_backlog(worker: &Rc<Worker>, listener: TcpListener, port: u16) {
     let Ok(listener) = listener.into_std() else { return };
     while let Ok((stream, peer)) = listener.accept() {
         let taken = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
         if let Ok(stream) = taken {
-            take(worker, stream, peer);
+            take(worker, stream, peer, port);
         }
     }
 }
 
-async fn accept_failed(error: &io::Error) {
+pub(super) async fn accept_failed(error: &io::Error) {
     // A client that went away while it waited is no reason to pause, nor worth a word.
     let gone = matches!(error.kind(), io::ErrorKind::ConnectionAborted | io::ErrorKind::ConnectionReset);
     if !gone {

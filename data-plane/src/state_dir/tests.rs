@@ -160,3 +160,15 @@ proptest! {
         prop_assert!(file::decode(&bytes, &[]).is_ok());
     }
 }
+
+#[test]
+fn only_the_owner_may_read_what_is_stored() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let dir = TempDir::new().expect("a directory");
+    fs::write(dir.path().join("snapshot.new"), "left by a crash").expect("it is written");
+    let state = StateDir::open(dir.path(), &[]).expect("it is ours");
+    state.save(&saved(), now()).expect("it is stored");
+    let mode = fs::metadata(dir.path().join(SNAPSHOT)).expect("it is there").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600, "there are private keys in it");
+}

@@ -12,7 +12,7 @@ use waypost_proto::{
     v1::{Delta, Position, Rejected, SnapshotChunk, SubscribeResponse, subscribe_response::Kind},
 };
 
-use crate::table::Source;
+use crate::table::{Source, declared::check};
 
 /// What is held.
 #[derive(Debug, Default)]
@@ -128,6 +128,9 @@ impl Core {
             Some(before) => source.difference(&before),
             None => source.everything(),
         };
+        if let Some(rejected) = self.unknown_routing(&next, &touched) {
+            return Ok(Outcome::Rejected(rejected));
+        }
         self.wants_everything = false;
         self.current = Some(next);
         self.carried = carried;
@@ -140,6 +143,9 @@ impl Core {
             return Err(SnapshotError::Gap { held: 0, from: delta.from_revision });
         };
         let (next, mut touched) = current.apply(delta)?;
+        if let Some(rejected) = self.unknown_routing(&next, &touched) {
+            return Ok(Outcome::Rejected(rejected));
+        }
         self.carried = match self.carried.take() {
             Some(carried) if next.settled() => {
                 touched.extend(&Source { current: &carried, carried: None }.everything());
@@ -150,6 +156,15 @@ impl Core {
         };
         self.current = Some(next);
         Ok(Outcome::Changed { touched, full: false })
+    }
+
+    /// The rejection of a snapshot whose declared routing asks for what this version does not know.
+    fn unknown_routing(&self, next: &Snapshot, touched: &Touched) -> Option<Rejected> {
+        let entries = touched.declared.iter().filter_map(|id| next.declared_entry(id));
+        let (entry, error) = entries.filter_map(|entry| Some((entry, check(entry).err()?))).next()?;
+        let cause = std::error::Error::source(&error).map(|cause| format!(": {cause}")).unwrap_or_default();
+        let reason = format!("entry {:?}: {error}{cause}", entry.id);
+        Some(Rejected { revision: next.revision(), reason, position: self.position() })
     }
 
     /// All that is held as one snapshot.

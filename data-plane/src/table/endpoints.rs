@@ -33,7 +33,10 @@ use waypost_proto::{
 };
 
 use super::cooldown::Cooldown;
-use crate::balance::{Balancer, Candidates, Weights};
+use crate::{
+    balance::{Balancer, Candidates, Weights},
+    tls::BackendTls,
+};
 
 /// How many times the balancer is asked before the whole set is looked through.
 const DRAWS: usize = 4;
@@ -63,6 +66,8 @@ pub struct EndpointState {
     hot: Hot,
     id: EndpointId,
     declared: Arc<Endpoint>,
+    /// How to speak TLS to it; none: in the clear.
+    tls: Option<Arc<BackendTls>>,
     /// Woken when the count changes while draining.
     reporter: Arc<Notify>,
     /// The retired state of the same address, while requests are in flight to it. Not for the request path.
@@ -72,28 +77,43 @@ pub struct EndpointState {
 impl EndpointState {
     /// A state with nothing in flight. `reporter` is woken whenever the count falls while it drains.
     pub fn new(declared: Arc<Endpoint>, reporter: Arc<Notify>) -> Arc<Self> {
-        Self::succeeding(declared, reporter, None)
+        Self::succeeding(declared, None, reporter, None)
+    }
+
+    /// A state of an endpoint that is spoken to over TLS where `tls` says how.
+    pub(crate) fn with_tls(
+        declared: Arc<Endpoint>,
+        tls: Option<Arc<BackendTls>>,
+        reporter: Arc<Notify>,
+    ) -> Arc<Self> {
+        Self::succeeding(declared, tls, reporter, None)
     }
 
     fn succeeding(
         declared: Arc<Endpoint>,
+        tls: Option<Arc<BackendTls>>,
         reporter: Arc<Notify>,
         predecessor: Option<Arc<EndpointState>>,
     ) -> Arc<Self> {
         let (hot, id, predecessor) = (Hot::default(), EndpointId::next(), Mutex::new(predecessor));
-        Arc::new(Self { hot, id, declared, reporter, predecessor })
+        Arc::new(Self { hot, id, declared, tls, reporter, predecessor })
     }
 
     /// The state after an endpoint was declared anew. It is the same one where only `state` or labels that
-    /// have no part in forwarding differ. Otherwise the old one is to be [retired](Self::retire).
-    pub(crate) fn declared_anew(self: &Arc<Self>, declared: &Arc<Endpoint>) -> Arc<Self> {
+    /// have no part in forwarding differ. Otherwise the old one is to be [retired](Self::retire): connections belong to
+    /// a state, so that none that was made by other settings of TLS is used again.
+    pub(crate) fn declared_anew(
+        self: &Arc<Self>,
+        declared: &Arc<Endpoint>,
+        tls: Option<&Arc<BackendTls>>,
+    ) -> Arc<Self> {
         let (old, new) = (&self.declared, declared);
         let same = old.epoch == new.epoch && old.protocol == new.protocol && old.weight == new.weight;
-        if same && old.address == new.address {
+        if same && old.address == new.address && self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr) {
             return Arc::clone(self);
         }
         let predecessor = (old.address == new.address).then(|| Arc::clone(self));
-        Self::succeeding(Arc::clone(declared), Arc::clone(&self.reporter), predecessor)
+        Self::succeeding(Arc::clone(declared), tls.cloned(), Arc::clone(&self.reporter), predecessor)
     }
 
     /// Its identity in this process, for pools and lists of what was tried.
@@ -119,6 +139,11 @@ impl EndpointState {
     /// What it speaks.
     pub fn protocol(&self) -> Protocol {
         self.declared.protocol
+    }
+
+    /// How to speak TLS to it; none: in the clear.
+    pub(crate) fn tls(&self) -> Option<&Arc<BackendTls>> {
+        self.tls.as_ref()
     }
 
     /// Its share of traffic; 0 means none.

@@ -11,14 +11,16 @@ use std::sync::Arc;
 use imbl::HashMap;
 use waypost_proto::route::{EndpointTemplate, Route, RouteMatch, Segment};
 
+use super::declared::Subset;
+
 /// What a route leads to.
 #[derive(Clone, Debug)]
 pub(super) struct RouteTarget {
     pub(super) id: Arc<str>,
     /// The service's slot in the table.
     pub(super) slot: u32,
-    /// The versions that answer; empty means any.
-    pub(super) versions: Arc<[Arc<str>]>,
+    /// The versions that answer.
+    pub(super) subset: Subset,
     /// How many bytes of the path to cut.
     pub(super) strip: usize,
 }
@@ -82,8 +84,8 @@ impl Routes {
             RouteMatch::Prefix { path, strip: true } if path.as_str() != "/" => path.as_str().len(),
             _ => 0,
         };
-        let versions = route.versions.as_slice().into();
-        let target = Arc::new(RouteTarget { id: Arc::clone(&route.id), slot, versions, strip });
+        let subset = Subset { versions: route.versions.as_slice().into(), ..Subset::default() };
+        let target = Arc::new(RouteTarget { id: Arc::clone(&route.id), slot, subset, strip });
         let place = Place::of(&route.matches);
         Arc::make_mut(&mut self.root).put(&place.segments, &place, target);
         self.by_id.insert(Arc::clone(&route.id), (Arc::clone(route), slot));

@@ -4,7 +4,10 @@ use std::sync::Arc;
 
 use waypost_proto::{instance::Endpoint, name::ServiceKey};
 
-use super::endpoints::{EndpointSet, EndpointState};
+use super::{
+    declared::Subset,
+    endpoints::{EndpointSet, EndpointState},
+};
 use crate::balance::Policy;
 
 /// An instance of a service, as it is declared, with its state here.
@@ -16,12 +19,12 @@ pub struct Member {
     pub state: Arc<EndpointState>,
 }
 
-/// The endpoints of some versions of a service.
+/// The endpoints of a subset of a service.
 #[derive(Clone, Debug)]
-struct Subset {
-    versions: Arc<[Arc<str>]>,
-    /// How many routes select it.
-    routes: u32,
+struct Selected {
+    subset: Subset,
+    /// How many need it; declared routes together are one.
+    needs: u32,
     set: Arc<EndpointSet>,
 }
 
@@ -32,7 +35,7 @@ pub struct ServiceTable {
     /// Sorted by id.
     members: Vec<Member>,
     all: Arc<EndpointSet>,
-    subsets: Vec<Subset>,
+    subsets: Vec<Selected>,
 }
 
 impl ServiceTable {
@@ -61,12 +64,12 @@ impl ServiceTable {
         &self.all
     }
 
-    /// The endpoints of some versions; of all where none is named.
-    pub(super) fn endpoints_of(&self, versions: &[Arc<str>]) -> Option<&Arc<EndpointSet>> {
-        if versions.is_empty() {
+    /// The endpoints of a subset that somebody needs, or of all.
+    pub(super) fn endpoints_of(&self, subset: &Subset) -> Option<&Arc<EndpointSet>> {
+        if subset.is_all() {
             return Some(&self.all);
         }
-        self.subsets.iter().find(|subset| *subset.versions == *versions).map(|subset| &subset.set)
+        self.subsets.iter().find(|selected| selected.subset == *subset).map(|selected| &selected.set)
     }
 
     fn place(&self, id: &str) -> Result<usize, usize> {
@@ -91,16 +94,21 @@ impl ServiceTable {
 
     /// Makes the sets anew from the members. The balancers go on where they were.
     pub(super) fn refresh(&mut self) {
-        self.all = Arc::new(self.select(&[], &self.all));
-        let sets: Vec<_> =
-            self.subsets.iter().map(|subset| Arc::new(self.select(&subset.versions, &subset.set))).collect();
-        self.subsets.iter_mut().zip(sets).for_each(|(subset, set)| subset.set = set);
+        self.all = Arc::new(self.select(&Subset::default(), &self.all));
+        let sets: Vec<_> = self
+            .subsets
+            .iter()
+            .map(|selected| Arc::new(self.select(&selected.subset, &selected.set)))
+            .collect();
+        self.subsets.iter_mut().zip(sets).for_each(|(selected, set)| selected.set = set);
     }
 
-    fn select(&self, versions: &[Arc<str>], before: &EndpointSet) -> EndpointSet {
-        let selected = self.members.iter().filter(|member| {
-            member.endpoint.takes_traffic()
-                && (versions.is_empty() || versions.contains(&member.endpoint.version))
+    fn select(&self, subset: &Subset, before: &EndpointSet) -> EndpointSet {
+        let Subset { versions, tags } = subset;
+        let selected = self.members.iter().filter(|Member { endpoint, .. }| {
+            endpoint.takes_traffic()
+                && (versions.is_empty() || versions.contains(&endpoint.version))
+                && (tags.is_empty() || endpoint.tags.iter().any(|tag| tags.contains(tag)))
         });
         EndpointSet::new(
             selected.map(|member| Arc::clone(&member.state)).collect(),
@@ -108,21 +116,21 @@ impl ServiceTable {
         )
     }
 
-    /// Takes note of a route that selects versions.
-    pub(super) fn select_versions(&mut self, versions: &Arc<[Arc<str>]>) {
-        if let Some(subset) = self.subsets.iter_mut().find(|subset| subset.versions == *versions) {
-            subset.routes += 1;
-        } else if !versions.is_empty() {
-            let set = Arc::new(self.select(versions, &self.all));
-            self.subsets.push(Subset { versions: Arc::clone(versions), routes: 1, set });
+    /// Takes note of somebody who needs a subset.
+    pub(super) fn need(&mut self, subset: &Subset) {
+        if let Some(selected) = self.subsets.iter_mut().find(|selected| selected.subset == *subset) {
+            selected.needs += 1;
+        } else if !subset.is_all() {
+            let set = Arc::new(self.select(subset, &self.all));
+            self.subsets.push(Selected { subset: subset.clone(), needs: 1, set });
         }
     }
 
-    /// Takes note of the end of such a route.
-    pub(super) fn release_versions(&mut self, versions: &[Arc<str>]) {
-        if let Some(subset) = self.subsets.iter_mut().find(|subset| *subset.versions == *versions) {
-            subset.routes -= 1;
+    /// Takes note that somebody needs it no more.
+    pub(super) fn release(&mut self, subset: &Subset) {
+        if let Some(selected) = self.subsets.iter_mut().find(|selected| selected.subset == *subset) {
+            selected.needs -= 1;
         }
-        self.subsets.retain(|subset| subset.routes > 0);
+        self.subsets.retain(|selected| selected.needs > 0);
     }
 }

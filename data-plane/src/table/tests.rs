@@ -13,7 +13,7 @@ use waypost_proto::{
     v1::{self, InstanceState},
 };
 
-use super::*;
+use super::{declared::Subset, *};
 use crate::balance::PolicyName;
 
 fn service(number: u8) -> ServiceKey {
@@ -47,9 +47,16 @@ fn table_of(routes: Vec<Route>) -> Arc<Table> {
     Table::of(&snapshot, &PolicyName::default().policy())
 }
 
-/// What is found, as text: the route and the path that is forwarded, `405` with the methods, or `404`.
+fn find<'a>(table: &'a Table, method: &Method, path: &str) -> Found<'a> {
+    table.find(&RequestView::plain(method, path, &http::HeaderMap::new()))
+}
+
+/// What is found, as text: the route and the path that is forwarded, `405` with the methods, `404`, or `400` for a
+/// path that is refused.
 fn found(table: &Table, method: &str, path: &str) -> String {
-    match table.find(&method.parse().expect("a method"), path) {
+    let Ok(path) = path::normalised(path) else { return "400".to_owned() };
+    let path = &*path;
+    match find(table, &method.parse().expect("a method"), path) {
         Found::Route(target) => {
             let cut = &path[target.strip..];
             let slash = if cut.starts_with('/') { "" } else { "/" };
@@ -57,6 +64,7 @@ fn found(table: &Table, method: &str, path: &str) -> String {
         }
         Found::MethodNotAllowed { allow } => format!("405 {}", allow.join(", ")),
         Found::None => "404".to_owned(),
+        Found::Rule { rule, .. } => panic!("nothing was declared: {rule:?}"),
     }
 }
 
@@ -108,7 +116,7 @@ fn a_route_of_versions_sees_their_endpoints_alone() {
     let (snapshot, _) = Snapshot::empty("h").change(change, 1, true).expect("it is sound");
     let table = Table::of(&snapshot, &PolicyName::default().policy());
     for (path, expected) in [("/one", 2), ("/both/x", 4), ("/all", 6)] {
-        let Found::Route(target) = table.find(&Method::GET, path) else { panic!("{path} has a route") };
+        let Found::Route(target) = find(&table, &Method::GET, path) else { panic!("{path} has a route") };
         assert_eq!(target.endpoints.members().len(), expected, "{path}");
     }
 }
@@ -274,7 +282,8 @@ fn contents(table: &Table) -> BTreeMap<String, Vec<String>> {
     };
     let services = table.services().map(|service| {
         let members = service.members().iter().map(|member| format!("{:?}", member.endpoint));
-        let versions = service.endpoints_of(&["v1".into()]).map(|set| format!("v1 {:?}", traffic(set)));
+        let one = Subset { versions: ["v1".into()].into(), ..Subset::default() };
+        let versions = service.endpoints_of(&one).map(|set| format!("v1 {:?}", traffic(set)));
         (service.key().to_string(), members.chain(traffic(service.endpoints())).chain(versions).collect())
     });
     let routes = table.routes().map(|route| (route.id.to_string(), vec![format!("{route:?}")]));
@@ -407,8 +416,8 @@ fn an_update_shares_what_did_not_change() {
         let [old, new] = [&before, &after].map(|table| table.service(key).expect("it is there"));
         assert_eq!(Arc::ptr_eq(old, new), *key != service(1), "{key}");
     }
-    let Found::Route(old) = before.find(&Method::GET, "/s7") else { panic!("it has a route") };
-    let Found::Route(new) = after.find(&Method::GET, "/s7") else { panic!("it has a route") };
+    let Found::Route(old) = find(&before, &Method::GET, "/s7") else { panic!("it has a route") };
+    let Found::Route(new) = find(&after, &Method::GET, "/s7") else { panic!("it has a route") };
     assert!(Arc::ptr_eq(old.route_id, new.route_id) && Arc::ptr_eq(old.endpoints, new.endpoints));
 }
 

@@ -6,7 +6,7 @@
 //!
 //! Deliberately absent: what a message means (see [`crate::subscription`]).
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{borrow::Cow, collections::BTreeMap, sync::Arc};
 
 use imbl::{HashMap, HashSet, Vector};
 use tokio::sync::Notify;
@@ -18,7 +18,12 @@ use waypost_proto::{
     v1::{DeclaredEntry, InFlight, InstanceState, Position},
 };
 
-use super::{EndpointState, Member, ServiceTable, SharedTable, Table, routes::Routes};
+use super::{
+    EndpointState, Member, ServiceTable, SharedTable, Table,
+    declared::{Declared, Subset},
+    edge::EdgeCompiler,
+    routes::Routes,
+};
 use crate::balance::Policy;
 
 /// What a table is compiled from: what the control plane says, and, while it may not know all yet, what was
@@ -93,11 +98,13 @@ pub struct Compiler {
     policy: Policy,
     reporter: Arc<Notify>,
     table: Arc<Table>,
+    edge: EdgeCompiler,
     /// No longer listed, with requests in flight.
     lingering: BTreeMap<Lease, Arc<EndpointState>>,
     draining: BTreeMap<Lease, Arc<EndpointState>>,
     /// Listed by the table that is served by, and not by the next one.
     replaced: Vec<Arc<EndpointState>>,
+    routes_compiled: u64,
 }
 
 impl Compiler {
@@ -112,9 +119,41 @@ impl Compiler {
             slot_of: HashMap::new(),
             free: Vector::new(),
             routes: Routes::default(),
+            declared: Declared::default(),
+            edge: EdgeCompiler::default().edge(),
         };
-        let (lingering, draining) = (BTreeMap::new(), BTreeMap::new());
-        Self { shared, policy, reporter, table: Arc::new(table), lingering, draining, replaced: Vec::new() }
+        Self {
+            shared,
+            policy,
+            reporter,
+            table: Arc::new(table),
+            edge: EdgeCompiler::default(),
+            lingering: BTreeMap::new(),
+            draining: BTreeMap::new(),
+            replaced: Vec::new(),
+            routes_compiled: 0,
+        }
+    }
+
+    /// Says which port is the proxy's own, and puts a table that knows into service where there is one. Declared
+    /// listeners with this port, or 0, are the proxy's own.
+    pub fn listen_on(&mut self, port: u16) {
+        if self.table.declared.own_port() == port {
+            return;
+        }
+        self.edge.listen_on(port);
+        let mut next = Table::clone(&self.table);
+        next.declared.listen_on(port);
+        next.edge = self.edge.edge();
+        self.table = Arc::new(next);
+        if self.shared.load().is_some() {
+            self.shared.store(Arc::clone(&self.table));
+        }
+    }
+
+    /// How many declared routes have been compiled, each as often as it was.
+    pub fn routes_compiled(&self) -> u64 {
+        self.routes_compiled
     }
 
     /// What is woken when a request to an endpoint that drains has ended.
@@ -127,6 +166,7 @@ impl Compiler {
     pub fn serve(&mut self, source: &Source<'_>, touched: &Touched) {
         self.lingering.retain(|_, state| state.in_flight() > 0);
         let mut next = Table::clone(&self.table);
+        let touched = &self.update_edge(&mut next, source, touched);
         next.position = source.current.position();
         next.settled = source.current.settled();
         for key in &touched.instances {
@@ -138,6 +178,7 @@ impl Compiler {
         }
         self.update_instances(&mut next, source, touched);
         self.update_routes(&mut next, source, touched);
+        self.update_declared(&mut next, source, touched);
         for key in &touched.services {
             if source.has_service(key) {
                 self.slot(&mut next, key);
@@ -185,6 +226,27 @@ impl Compiler {
         self.table.service(key.service())?.member(key.id()).cloned()
     }
 
+    /// Where connections come in and how they go out. Gives what was touched, with the instances that are spoken to in
+    /// another way from now on.
+    fn update_edge<'a>(
+        &mut self,
+        next: &mut Table,
+        source: &Source<'_>,
+        touched: &'a Touched,
+    ) -> Cow<'a, Touched> {
+        let changed = self.edge.update(touched.declared.iter().map(|id| (id, source.declared(id))));
+        let Some(services) = changed else { return Cow::Borrowed(touched) };
+        next.edge = self.edge.edge();
+        if services.is_empty() {
+            return Cow::Borrowed(touched);
+        }
+        let mut touched = touched.clone();
+        for service in services.iter().filter_map(|key| next.service(key)) {
+            touched.instances.extend(service.members().iter().map(|member| member.endpoint.key.clone()));
+        }
+        Cow::Owned(touched)
+    }
+
     fn update_instances(&mut self, next: &mut Table, source: &Source<'_>, touched: &Touched) {
         let keys: Vec<&InstanceKey> = touched.instances.iter().collect();
         for of_one_service in keys.chunk_by(|a, b| a.service() == b.service()) {
@@ -214,13 +276,14 @@ impl Compiler {
     /// The state of an endpoint: the one that it has or had under this epoch, or the one that comes next.
     fn state(&self, listed: Option<&Arc<EndpointState>>, endpoint: &Arc<Endpoint>) -> Arc<EndpointState> {
         let key = &endpoint.key;
+        let tls = self.edge.backend(key.service());
         let lingering = || self.lingering.range((key.clone(), 0)..=(key.clone(), u64::MAX));
         let same_epoch = |state: &&Arc<EndpointState>| state.epoch() == endpoint.epoch;
         let again =
             listed.filter(same_epoch).or_else(|| lingering().map(|(_, state)| state).find(same_epoch));
         match again.or(listed).or_else(|| lingering().next_back().map(|(_, state)| state)) {
-            Some(state) => state.declared_anew(endpoint),
-            None => EndpointState::new(Arc::clone(endpoint), Arc::clone(&self.reporter)),
+            Some(state) => state.declared_anew(endpoint, tls),
+            None => EndpointState::with_tls(Arc::clone(endpoint), tls.cloned(), Arc::clone(&self.reporter)),
         }
     }
 
@@ -229,14 +292,40 @@ impl Compiler {
             if let Some((route, slot)) = next.routes.remove(id)
                 && let Some(service) = service_at(next, slot).filter(|_| !route.versions.is_empty())
             {
-                service.release_versions(&route.versions);
+                service.release(&versions_of(&route));
             }
             if let Some(route) = source.route(id) {
                 let slot = self.slot(next, &route.service);
                 next.routes.put(route, slot);
                 if let Some(service) = service_at(next, slot).filter(|_| !route.versions.is_empty()) {
-                    service.select_versions(&route.versions.as_slice().into());
+                    service.need(&versions_of(route));
                 }
+            }
+        }
+    }
+
+    fn update_declared(&mut self, next: &mut Table, source: &Source<'_>, touched: &Touched) {
+        if touched.declared.is_empty() {
+            return;
+        }
+        let updated = next.declared.update(touched.declared.iter().map(|id| (id, source.declared(id))));
+        self.routes_compiled += updated.compiled;
+        for (id, error) in updated.refused {
+            // The subscription refuses such entries; this one was stored by a version that knew it.
+            tracing::error!(id = &*id, error = &error as &dyn std::error::Error, "declared routing left out");
+        }
+        for backend in updated.needed {
+            if let Some(slot) = next.slot_of.get(&backend.service).copied()
+                && let Some(service) = service_at(next, slot)
+            {
+                service.need(&backend.subset);
+            }
+        }
+        for backend in updated.released {
+            if let Some(slot) = next.slot_of.get(&backend.service).copied()
+                && let Some(service) = service_at(next, slot)
+            {
+                service.release(&backend.subset);
             }
         }
     }
@@ -246,7 +335,9 @@ impl Compiler {
         if let Some(slot) = next.slot_of.get(key) {
             return *slot;
         }
-        let service = Some(Arc::new(ServiceTable::new(key.clone(), &self.policy)));
+        let mut service = ServiceTable::new(key.clone(), &self.policy);
+        next.declared.subsets_of(key).for_each(|subset| service.need(subset));
+        let service = Some(Arc::new(service));
         let slot = match next.free.pop_back() {
             Some(slot) => {
                 next.slots.set(slot as usize, service);
@@ -268,6 +359,10 @@ impl Compiler {
         }
         next.free.push_back(slot);
     }
+}
+
+fn versions_of(route: &Route) -> Subset {
+    Subset { versions: route.versions.as_slice().into(), ..Subset::default() }
 }
 
 fn lease(state: &EndpointState) -> Lease {

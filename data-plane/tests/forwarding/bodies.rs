@@ -376,6 +376,23 @@ async fn a_client_that_expects_a_100_is_spared_the_body_where_it_is_refused() {
 }
 
 #[tokio::test]
+async fn an_instance_that_says_yes_without_a_100_gets_the_body() {
+    let instance = Instance::start(|mut wire, _| async move {
+        wire.head().await;
+        wire.send("HTTP/1.1 200 OK\r\ncontent-length: 3\r\n\r\n").await;
+        let body = wire.exactly(3).await;
+        wire.send(&String::from_utf8_lossy(&body)).await;
+    })
+    .await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let mut client = proxy.client().await;
+    client.send("POST /api/ HTTP/1.1\r\nhost: a\r\nexpect: 100-continue\r\ncontent-length: 3\r\n\r\n").await;
+    assert!(client.head().await.starts_with("HTTP/1.1 200"));
+    client.send("abc").await;
+    assert_eq!(client.exactly(3).await, b"abc");
+}
+
+#[tokio::test]
 async fn an_instance_that_knows_nothing_of_expectations_gets_the_body_anyway() {
     let instance = Instance::mirror().await;
     let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);

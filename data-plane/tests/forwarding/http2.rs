@@ -23,19 +23,28 @@ use tokio::{
     net::{TcpListener, TcpStream},
     sync::{mpsc, watch},
 };
-use waypost_proto::instance::Protocol;
+use waypost_proto::{
+    instance::Protocol,
+    v1::{
+        HeaderChange, HeaderField, PathChange, Rewrite, RouteRetry, RouteRule, RuleRoute, path_change,
+        route_filter::Kind,
+    },
+};
 use waypost_proxy::serve::ServeConfig;
 
-use crate::support::{Instance, Proxy, field, soon, until};
+use crate::{
+    routes::{filter, proxy_with, rule, to},
+    support::{Instance, Proxy, field, soon, until},
+};
 
-type TestBody = BoxBody<Bytes, Infallible>;
+pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
 
-fn full(text: &'static str) -> TestBody {
+pub(crate) fn full(text: &'static str) -> TestBody {
     Full::new(Bytes::from_static(text.as_bytes())).boxed()
 }
 
 /// A body with trailers.
-fn with_trailers(text: &'static str, name: &'static str, value: &'static str) -> TestBody {
+pub(crate) fn with_trailers(text: &'static str, name: &'static str, value: &'static str) -> TestBody {
     let mut trailers = HeaderMap::new();
     trailers.insert(name, HeaderValue::from_static(value));
     let frames = [Frame::data(Bytes::from_static(text.as_bytes())), Frame::trailers(trailers)];
@@ -43,7 +52,7 @@ fn with_trailers(text: &'static str, name: &'static str, value: &'static str) ->
 }
 
 /// An HTTP/2 client of the proxy.
-async fn client(address: SocketAddr) -> SendRequest<TestBody> {
+pub(crate) async fn client(address: SocketAddr) -> SendRequest<TestBody> {
     let socket = TcpStream::connect(address).await.expect("the proxy listens");
     let (sender, connection) =
         hyper::client::conn::http2::handshake(TokioExecutor::new(), TokioIo::new(socket))
@@ -58,13 +67,15 @@ fn get(path: &str) -> Request<TestBody> {
 }
 
 /// An instance that speaks HTTP/2 and answers by a function.
-struct Http2Instance {
-    address: SocketAddr,
+pub(crate) struct Http2Instance {
+    pub(crate) address: SocketAddr,
     accepted: Arc<AtomicUsize>,
 }
 
 impl Http2Instance {
-    async fn start<F>(answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static) -> Self
+    pub(crate) async fn start<F>(
+        answer: impl Fn(Request<Incoming>) -> F + Clone + Send + Sync + 'static,
+    ) -> Self
     where
         F: Future<Output = Response<TestBody>> + Send + 'static,
     {
@@ -88,7 +99,7 @@ impl Http2Instance {
     }
 
     /// Answers with the request's fields as text, and its body and trailers back.
-    async fn mirror() -> Self {
+    pub(crate) async fn mirror() -> Self {
         Self::start(|request| async move {
             let mut text = format!("{} {}\r\n", request.method(), request.uri());
             for (name, value) in request.headers() {
@@ -106,7 +117,7 @@ impl Http2Instance {
     }
 }
 
-async fn text(response: Response<Incoming>) -> String {
+pub(crate) async fn text(response: Response<Incoming>) -> String {
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
     String::from_utf8(body.to_vec()).expect("text")
 }
@@ -338,4 +349,43 @@ async fn a_large_upload_flows_through_http2_with_back_pressure() {
     let request = Request::post("http://a/api/").body(body).expect("a request");
     let response = soon("an answer", client.send_request(request)).await.expect("an answer");
     assert_eq!(text(response).await, (200 * 32 * 1024).to_string());
+}
+
+#[tokio::test]
+async fn declared_routes_change_requests_and_try_again_over_http2_too() {
+    let asked = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&asked);
+    let instance = Http2Instance::start(move |request: Request<Incoming>| {
+        let first = counter.fetch_add(1, Ordering::SeqCst) == 0;
+        async move {
+            let mut response = Response::new(full(""));
+            if first {
+                *response.status_mut() = StatusCode::SERVICE_UNAVAILABLE;
+            }
+            let seen = HeaderValue::try_from(request.uri().to_string()).expect("a URI");
+            response.headers_mut().insert("x-seen", seen);
+            let added = request.headers().get("x-set").cloned().unwrap_or(HeaderValue::from_static("none"));
+            response.headers_mut().insert("x-set", added);
+            response
+        }
+    })
+    .await;
+    let headers = HeaderChange {
+        set: vec![HeaderField { name: "x-set".to_owned(), value: "rule".to_owned() }],
+        ..HeaderChange::default()
+    };
+    let path = Some(PathChange { kind: Some(path_change::Kind::Prefix("/new".to_owned())) });
+    let rewrite = Rewrite { hostname: "in.example".to_owned(), path };
+    let rule = RouteRule {
+        filters: vec![filter(Kind::RequestHeaders(headers)), filter(Kind::Rewrite(rewrite))],
+        retry: Some(RouteRetry { attempts: 1, codes: vec![503], backoff: None }),
+        ..rule("/old", to("a", 1))
+    };
+    let route = RuleRoute { rules: vec![rule], ..RuleRoute::default() };
+    let proxy = proxy_with(ServeConfig::default(), &[("a", "", instance.address)], Protocol::Http2, route);
+    let response = proxy.get("/old/a?b").await;
+    let fields = ["x-seen", "x-set"].map(|name| response.field(name).unwrap_or_default());
+    assert_eq!(response.status, 200);
+    assert_eq!(fields, ["http://in.example/new/a?b", "rule"]);
+    assert_eq!((asked.load(Ordering::SeqCst), instance.accepted.load(Ordering::SeqCst)), (2, 1));
 }

@@ -6,9 +6,18 @@
 
 mod basics;
 mod bodies;
+mod declared;
+mod grpc_web;
 mod http2;
 mod limits;
+mod listeners;
+mod log;
 mod retries;
+mod routes;
+mod secure;
 mod shutdown;
 mod support;
+mod tls_in;
+mod tls_out;
 mod upgrades;
+mod websocket;

@@ -166,7 +166,10 @@ async fn an_answer_that_is_not_http_is_not_asked_for_again() {
 async fn an_instance_that_does_not_answer_in_time_is_not_asked_again() {
     let silent = || Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} });
     let (one, other) = (silent().await, silent().await);
-    let proxy = Proxy::new(hasty(), &[one.address, other.address]);
+    let mut config = hasty();
+    // The client's connection may be silent for longer.
+    config.timeouts.stream_idle = ServeConfig::default().timeouts.stream_idle;
+    let proxy = Proxy::new(config, &[one.address, other.address]);
     let response = proxy.get("/api/").await;
     assert_eq!((response.status, response.reason().as_deref()), (504, Some("upstream_timeout")));
     assert_eq!(one.accepted() + other.accepted(), 1);

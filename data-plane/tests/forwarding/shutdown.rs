@@ -8,7 +8,7 @@ use waypost_proxy::serve::ServeConfig;
 use crate::support::{Instance, Proxy, soon, until};
 
 /// An instance that answers when it is told to.
-async fn held() -> (Instance, watch::Sender<bool>) {
+pub(crate) async fn held() -> (Instance, watch::Sender<bool>) {
     let (release, released) = watch::channel(false);
     let instance = Instance::start(move |mut wire, _| {
         let mut released = released.clone();

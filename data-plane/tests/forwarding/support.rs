@@ -11,7 +11,7 @@ use std::{
 };
 
 use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
+    io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
     net::{TcpListener, TcpStream},
     sync::Notify,
     time::timeout,
@@ -21,13 +21,13 @@ use waypost_proto::{
     name::{InstanceKey, ServiceKey},
     route::{Route, RouteMatch},
     snapshot::{Change, Snapshot},
-    v1::InstanceState,
+    v1::{DeclaredEntry, InstanceState},
 };
 use waypost_proxy::{
     balance::PolicyName,
     metrics::Metrics,
-    serve::{self, Running, ServeConfig, ShutdownReport},
-    table::{Compiler, EndpointState, SharedTable, Source},
+    serve::{self, Listening, Running, ServeConfig, ShutdownReport},
+    table::{Compiler, EndpointState, SharedTable, Source, Table},
 };
 
 /// Nothing in these tests takes this long unless it hangs.
@@ -65,9 +65,10 @@ impl Proxy {
         let metrics = Arc::new(Metrics::new());
         let config = ServeConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), threads: 1, ..config };
         let running = serve::start(config, shared.clone(), Arc::clone(&metrics)).expect("a free port");
-        let compiler =
+        let mut compiler =
             Compiler::new(shared.clone(), PolicyName::RoundRobin.policy(), Arc::new(Notify::new()));
         let address = running.addr();
+        compiler.listen_on(address.port());
         Self { running: Some(running), address, metrics, shared, compiler, snapshot: Snapshot::empty("test") }
     }
 
@@ -96,6 +97,27 @@ impl Proxy {
         let (snapshot, touched) = self.snapshot.change(change, revision, true).expect("nothing dangles");
         self.compiler.serve(&Source { current: &snapshot, carried: None }, &touched);
         self.snapshot = snapshot;
+    }
+
+    /// Puts entries of declared routing, or new ones in the place of those with the same ids.
+    pub(crate) fn declare(&mut self, declared: Vec<DeclaredEntry>) {
+        self.change(Change { declared, ..Change::default() });
+    }
+
+    /// Removes entries of declared routing.
+    pub(crate) fn undeclare(&mut self, ids: &[String]) {
+        let removed_declared = ids.iter().map(|id| id.as_str().into()).collect();
+        self.change(Change { removed_declared, ..Change::default() });
+    }
+
+    /// The ports that the table asks for.
+    pub(crate) fn listening(&self) -> Listening {
+        self.running.as_ref().expect("not stopped yet").listening().clone()
+    }
+
+    /// The table.
+    pub(crate) fn table(&self) -> Arc<Table> {
+        self.shared.load().expect("a table")
     }
 
     /// Sets the state of an HTTP/1.1 instance.
@@ -193,8 +215,8 @@ pub(crate) fn field(head: &str, name: &str) -> Option<String> {
 }
 
 /// A socket that is read and written as text, on either side of the proxy.
-pub(crate) struct Wire {
-    pub(crate) socket: TcpStream,
+pub(crate) struct Wire<S = TcpStream> {
+    pub(crate) socket: S,
     buffer: Vec<u8>,
 }
 
@@ -205,6 +227,13 @@ impl Wire {
     pub(crate) async fn connect(address: SocketAddr) -> Self {
         let socket = soon("a connection", TcpStream::connect(address)).await.expect("the proxy listens");
         socket.set_nodelay(true).expect("a TCP socket");
+        Self::over(socket)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
+    /// Over any stream of bytes.
+    pub(crate) fn over(socket: S) -> Self {
         Self { socket, buffer: Vec::new() }
     }
 
@@ -214,6 +243,16 @@ impl Wire {
 
     pub(crate) async fn send_bytes(&mut self, bytes: &[u8]) {
         soon("writing", self.socket.write_all(bytes)).await.expect("the peer reads");
+    }
+
+    /// One request for a path, and its answer. An error is a reset, or an end before the answer.
+    pub(crate) async fn get(&mut self, host: &str, path: &str) -> std::io::Result<Response> {
+        let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");
+        soon("writing", self.socket.write_all(request.as_bytes())).await?;
+        match self.try_head().await? {
+            Some(head) => Ok(self.response_after(head, false).await),
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        }
     }
 
     /// Reads more; false at the end.
@@ -348,7 +387,7 @@ impl Instance {
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let number = counter.fetch_add(1, Ordering::SeqCst);
-                tokio::spawn(script(Wire { socket, buffer: Vec::new() }, number));
+                tokio::spawn(script(Wire::over(socket), number));
             }
         });
         Self { address, accepted, task }
@@ -388,6 +427,11 @@ impl Drop for Instance {
     fn drop(&mut self) {
         self.task.abort();
     }
+}
+
+/// A port that nobody listens at.
+pub(crate) async fn free_port() -> u16 {
+    nobody().await.port()
 }
 
 /// An address where nobody listens.

@@ -302,3 +302,36 @@ fn what_was_stored_is_resumed_from() {
     assert!(matches!(core.receive(history.deltas[1].clone()), Outcome::Changed { full: false, .. }));
     assert_eq!(held(&core), of(history.head()));
 }
+
+#[test]
+fn declared_routing_that_is_not_known_here_is_rejected_as_a_whole() {
+    let route = |pattern: &str| {
+        let matches = v1::RuleMatch {
+            path_kind: v1::RulePath::Regex.into(),
+            path: pattern.to_owned(),
+            ..v1::RuleMatch::default()
+        };
+        let rules = vec![v1::RouteRule { matches: vec![matches], ..v1::RouteRule::default() }];
+        let route = v1::RuleRoute { rules, ..v1::RuleRoute::default() };
+        let kind = Some(v1::declared_entry::Kind::Route(route));
+        let entry = v1::DeclaredEntry { id: "httproute/default/r".to_owned(), kind };
+        Change { declared: vec![entry], ..put(1, 1, 1) }
+    };
+    let history = History::new("h", &[route("/a.*"), route("/(?<future>"), route("/b")], 0);
+    let reason = |outcome| match outcome {
+        Outcome::Rejected(rejected) => rejected.reason,
+        other => panic!("{other:?}"),
+    };
+    let mut core = Core::default();
+    assert!(matches!(core.receive(history.deltas[0].clone()), Outcome::Resync(_)));
+    let whole = full(&history.snapshots[1], 99).remove(0);
+    assert!(matches!(core.receive(whole), Outcome::Changed { .. }));
+    let told = reason(core.receive(history.deltas[1].clone()));
+    assert!(told.contains("httproute/default/r") && told.contains("/(?<future>"), "{told}");
+    assert_eq!(held(&core), of(&history.snapshots[1]));
+
+    assert!(reason(core.receive(full(&history.snapshots[2], 99).remove(0))).contains("/(?<future>"));
+    assert_eq!(held(&core), of(&history.snapshots[1]));
+    let mended = full(&history.snapshots[3], 99).remove(0);
+    assert!(matches!(core.receive(mended), Outcome::Changed { .. }), "what comes next can be applied");
+}

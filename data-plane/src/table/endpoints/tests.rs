@@ -80,7 +80,7 @@ async fn the_reporter_is_woken_when_a_draining_request_ends() {
 fn requests_from_before_a_change_of_weight_still_count() {
     let state = EndpointState::new(declared(1, 1), Arc::default());
     let in_flight = state.begin().expect("it does not drain");
-    let heavier = state.declared_anew(&declared(1, 5));
+    let heavier = state.declared_anew(&declared(1, 5), None);
     let another = heavier.begin().expect("it does not drain");
     assert_eq!((heavier.weight(), heavier.in_flight()), (5, 2));
     state.retire();
@@ -89,7 +89,7 @@ fn requests_from_before_a_change_of_weight_still_count() {
     assert_eq!(heavier.in_flight(), 2);
     drop((in_flight, another));
     assert_eq!(heavier.in_flight(), 0);
-    assert!(Arc::ptr_eq(&heavier, &heavier.declared_anew(&declared(1, 5))));
+    assert!(Arc::ptr_eq(&heavier, &heavier.declared_anew(&declared(1, 5), None)));
 }
 
 #[test]

@@ -1,0 +1,162 @@
+//! An instance's answer, from its head to the response that the client gets.
+
+use std::{rc::Rc, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderMap, Response, StatusCode, Version, response::Parts};
+use tokio::time::Instant;
+use waypost_proto::name::InstanceKey;
+
+use super::{
+    body::{AnswerSource, InstanceBody, ResponseBody},
+    draft::Draft,
+    retry::Failure,
+    websocket,
+};
+use crate::{
+    headers,
+    http1::{self, Upload},
+    pool::Http1,
+    serve::{RequestScope, Worker},
+    socket::ServerSocket,
+    table::InFlight,
+    upgrade::Switched,
+};
+
+/// What an instance has answered.
+pub(super) struct Answered {
+    parts: Parts,
+    rest: Rest,
+    in_flight: InFlight,
+    /// When its body has to be through.
+    deadline: Option<Instant>,
+}
+
+/// What follows an answer's head.
+enum Rest {
+    Body(AnswerSource),
+    Tunnel(ServerSocket, Bytes, Option<Box<websocket::Stream>>),
+}
+
+impl Answered {
+    pub(super) fn of(parts: Parts, source: AnswerSource, in_flight: InFlight) -> Self {
+        Self { parts, rest: Rest::Body(source), in_flight, deadline: None }
+    }
+
+    pub(super) fn status(&self) -> StatusCode {
+        self.parts.status
+    }
+
+    /// Counts it as in flight to the instance.
+    pub(super) fn in_flight(&self) -> &InFlight {
+        &self.in_flight
+    }
+
+    /// Its fields.
+    pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
+        &mut self.parts.headers
+    }
+
+    /// Who has answered, and its fields.
+    pub(super) fn instance_and_headers(&mut self) -> (&InstanceKey, &mut HeaderMap) {
+        (self.in_flight.endpoint().key(), &mut self.parts.headers)
+    }
+
+    /// Has its body break off at a time, if it is not through by then.
+    pub(super) fn expire_at(&mut self, deadline: Instant) {
+        self.deadline = Some(deadline);
+    }
+
+    /// Lets go of it, and keeps its connection where it can.
+    pub(super) fn discard(self, worker: &Rc<Worker>) {
+        if let Rest::Body(source) = self.rest {
+            source.discard(self.in_flight, Rc::clone(worker));
+        }
+    }
+
+    /// The response, whose body ends the request.
+    pub(super) fn into_response(self, scope: RequestScope) -> Response<ResponseBody> {
+        let Self { parts, rest, in_flight, deadline } = self;
+        scope.set_status(parts.status);
+        let body = match rest {
+            Rest::Body(source) => {
+                ResponseBody::Instance(InstanceBody::new(source, in_flight, deadline, scope))
+            }
+            Rest::Tunnel(socket, received, stream) => {
+                let client = Rc::clone(&scope.client);
+                let switched = Switched { socket, received, in_flight, scope };
+                match stream {
+                    Some(stream) => stream.run(switched),
+                    None => client.switch(switched),
+                }
+                ResponseBody::Switching
+            }
+        };
+        Response::from_parts(parts, body)
+    }
+}
+
+/// Takes an answer over HTTP/1.1, and finds out what becomes of its connection.
+pub(super) fn accept_http1(
+    answer: http1::Answer,
+    upload: Option<Upload>,
+    mut connection: Box<Http1>,
+    in_flight: InFlight,
+    draft: &mut Draft,
+) -> Result<Answered, (Failure, InFlight)> {
+    let switched = answer.status == StatusCode::SWITCHING_PROTOCOLS;
+    if switched && !draft.wants_upgrade() {
+        let failure = Failure::Protocol("a switch of protocols that nobody asked for".to_owned());
+        return Err((failure, in_flight));
+    }
+    let mut parts = Response::new(()).into_parts().0;
+    (parts.status, parts.version) = (answer.status, answer.version);
+    parts.headers = std::mem::take(draft.headers_mut());
+    if let Some(reason) = answer.reason {
+        parts.extensions.insert(reason);
+    }
+    if let Some(stream) = draft.stream()
+        && let Err(what) = stream.check(parts.status, &parts.headers)
+    {
+        return Err((Failure::Protocol(what), in_flight));
+    }
+    connection.keep_alive = headers::keep_alive_timeout(&parts.headers).map(Duration::from_secs);
+    if let Err(failure) = check_head(&mut parts, switched) {
+        return Err((failure, in_flight));
+    }
+    draft.answer_began(parts.status);
+    let rest = if switched {
+        let Some((socket, received)) = connection.connection.into_socket() else {
+            let failure =
+                Failure::Protocol("a switch of protocols while the request is being sent".to_owned());
+            return Err((failure, in_flight));
+        };
+        let stream = draft.stream().take();
+        if stream.is_some() {
+            websocket::Stream::open(&mut parts);
+        }
+        Rest::Tunnel(socket, received, stream)
+    } else {
+        let upload = upload.and_then(|rest| {
+            if draft.body().is_some_and(|body| body.is_held_back()) {
+                connection.connection.leave_unsent();
+                return None;
+            }
+            connection.connection.send_aside(rest)
+        });
+        Rest::Body(AnswerSource::Http1 { connection, _upload: upload })
+    };
+    Ok(Answered { parts, rest, in_flight, deadline: None })
+}
+
+/// Fits the fields of an answer to the client.
+///
+/// # Errors
+/// Its body cannot be passed on.
+pub(super) fn check_head(parts: &mut Parts, switched: bool) -> Result<(), Failure> {
+    headers::response(&mut parts.headers, parts.version, switched)
+        .map_err(|_| Failure::Protocol("its transfer-encoding is not \"chunked\"".to_owned()))?;
+    // hyper answers in the version that the client speaks.
+    parts.version = Version::HTTP_11;
+    Ok(())
+}
