@@ -4,23 +4,31 @@
 //! flag; everything else is checked by the control plane, which names field, value and rule. Deliberately
 //! absent: what the commands do.
 
+mod choice;
+pub(crate) mod resource;
 pub(crate) mod value;
 
 use std::{ffi::OsString, path::PathBuf, time::Duration};
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use waypost_proto::v1::{InstanceState, Protocol};
 use waypost_sdk::launch;
 
-use self::value::{Pair, Reference, Since};
+pub(crate) use self::choice::{OverrideAction, Speaks, State};
+use self::{
+    resource::{
+        ApplyArgs, DeleteArgs, DescribeArgs, DiffArgs, ExplainArgs, GetArgs, HistoryArgs, LintArgs,
+        RollbackArgs,
+    },
+    value::{Pair, Reference, Since},
+};
 use crate::output::Format;
 
 const EXIT_CODES: &str = "\
 Exit codes:
   0  done
-  1  failed
+  1  failed; and for `diff`: something differs
   2  a flag or a value is wrong; nothing was changed
-  3  there is no such service or instance
+  3  there is no such service, instance or resource
   4  no control plane answers
   5  it did not happen in the time that was given
 
@@ -28,7 +36,9 @@ Examples:
   waypost dev --demo                      a control plane, a proxy and two services, until Ctrl-C
   waypost services                        what is registered
   waypost register --service users --address 127.0.0.1:9001
-  waypost drain users/127.0.0.1:9001 --wait";
+  waypost drain users/127.0.0.1:9001 --wait
+  waypost apply -f routes.yaml --wait     declare routes, and wait until every proxy serves by them
+  waypost explain GET http://shop.example/cart";
 
 /// Waypost on the command line
 #[derive(Debug, Parser)]
@@ -101,6 +111,24 @@ pub(crate) enum Command {
     },
     /// Wait until every live proxy has applied a revision
     Wait(WaitArgs),
+    /// Declare routes and other resources: all that the documents say, or nothing
+    Apply(ApplyArgs),
+    /// Show declared resources: as a table, or with `-o yaml` as they can be applied again
+    Get(GetArgs),
+    /// Show one declared resource with its status, for people
+    Describe(DescribeArgs),
+    /// Show what `apply` would change; exit code 1 if there is something
+    Diff(DiffArgs),
+    /// Remove declared resources: all that are named, or none
+    Delete(DeleteArgs),
+    /// Show how a declared resource was before, and who changed it when
+    History(HistoryArgs),
+    /// Declare a resource again as it was in an earlier generation
+    Rollback(RollbackArgs),
+    /// Check documents without a control plane
+    Lint(LintArgs),
+    /// Ask a proxy where a request would go, and why
+    Explain(ExplainArgs),
     /// Run a control plane and proxies on this machine until Ctrl-C
     Dev(Box<DevArgs>),
     /// Look at a registry's store (`store check URL`), or move to another (`store copy --from URL --to URL`)
@@ -356,62 +384,6 @@ impl SampleService {
         match self {
             Self::Greeter => "greeter",
             Self::Clock => "clock",
-        }
-    }
-}
-
-/// The states to ask for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum State {
-    /// In rotation.
-    Up,
-    /// Out of rotation.
-    Down,
-    /// Finishing what is in flight.
-    Draining,
-    /// Kept although its lease ran out.
-    Suspect,
-}
-
-impl From<State> for InstanceState {
-    fn from(state: State) -> Self {
-        match state {
-            State::Up => Self::Up,
-            State::Down => Self::Down,
-            State::Draining => Self::Draining,
-            State::Suspect => Self::Suspect,
-        }
-    }
-}
-
-/// What an override does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum OverrideAction {
-    /// In rotation, whatever its health says
-    Up,
-    /// Out of rotation, whatever its health says
-    Down,
-    /// End the override that is in force
-    Clear,
-}
-
-/// The protocols to register with.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(crate) enum Speaks {
-    /// HTTP/1.1, with upgrades
-    Http1,
-    /// HTTP/2 with prior knowledge over cleartext
-    Http2,
-    /// gRPC
-    Grpc,
-}
-
-impl From<Speaks> for Protocol {
-    fn from(speaks: Speaks) -> Self {
-        match speaks {
-            Speaks::Http1 => Self::Http1,
-            Speaks::Http2 => Self::Http2,
-            Speaks::Grpc => Self::Grpc,
         }
     }
 }

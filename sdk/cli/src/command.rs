@@ -4,8 +4,13 @@
 //! are plain functions of the answer and of `now`. Deliberately absent: `dev`, which starts programs; see
 //! [`crate::dev`].
 
+mod declare;
 mod events;
+mod explain;
+mod generations;
+mod inspect;
 mod instances;
+mod lint;
 mod operations;
 mod proxies;
 mod register;
@@ -43,6 +48,15 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Override(args) => operations::override_state(global, output, args).await,
         Command::Watch { service } => watch::run(global, output, service).await,
         Command::Wait(args) => operations::wait(global, output, args).await,
+        Command::Apply(args) => declare::apply(global, output, args).await,
+        Command::Get(args) => inspect::get(global, output, args).await,
+        Command::Describe(args) => inspect::describe(global, output, args).await,
+        Command::Diff(args) => declare::diff(global, output, args).await,
+        Command::Delete(args) => declare::delete(global, output, args).await,
+        Command::History(args) => generations::history(global, output, args).await,
+        Command::Rollback(args) => generations::rollback(global, output, args).await,
+        Command::Lint(args) => lint::run(global, output, args).await,
+        Command::Explain(args) => explain::run(global, output, args).await,
         Command::Dev(args) => Box::pin(dev::run(global, output, *args)).await,
         Command::Store { arguments } => Err(store::exec(&arguments)),
         Command::Completions { shell } => completions(output, shell),

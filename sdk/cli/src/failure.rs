@@ -15,7 +15,7 @@ pub(crate) enum Exit {
     Failed = 1,
     /// A flag or a value is wrong; nothing was changed.
     Usage = 2,
-    /// There is no such service or instance.
+    /// There is no such service, instance or resource.
     NotFound = 3,
     /// No control plane answers.
     Unreachable = 4,
@@ -41,12 +41,19 @@ pub(crate) struct Failure {
     pub(crate) way_out: Option<String>,
     /// Nobody reads the output any more; that is said to nobody.
     pub(crate) broken_pipe: bool,
+    /// All has been said; only the exit code is left.
+    pub(crate) silent: bool,
 }
 
 impl Failure {
     /// A failure without advice.
     pub(crate) fn new(exit: Exit, message: impl Into<String>) -> Self {
-        Self { exit, message: message.into(), way_out: None, broken_pipe: false }
+        Self { exit, message: message.into(), way_out: None, broken_pipe: false, silent: false }
+    }
+
+    /// An exit code after all has been said.
+    pub(crate) fn silent(exit: Exit) -> Self {
+        Self { silent: true, ..Self::new(exit, "") }
     }
 
     /// The same with advice.

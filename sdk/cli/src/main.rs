@@ -9,6 +9,7 @@ mod command;
 mod dev;
 mod failure;
 mod locate;
+mod manifest;
 mod output;
 mod sample;
 mod supervised;
@@ -34,7 +35,9 @@ fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) if failure.broken_pipe => ExitCode::SUCCESS,
         Err(failure) => {
-            output.failure(&failure);
+            if !failure.silent {
+                output.failure(&failure);
+            }
             failure.exit.into()
         }
     }

@@ -3,6 +3,7 @@
 //! A result is either a table for people or a document for programs; which one is decided here by `-o`, so
 //! that a command hands over both forms and does not care. Deliberately absent: what the tables say.
 
+pub(crate) mod condition;
 pub(crate) mod table;
 pub(crate) mod text;
 

@@ -4,6 +4,8 @@
 //! a JSON form. Calls move on to the next control plane when one does not answer; see
 //! [`crate::Error`] for what a caller gets when none does.
 
+mod resources;
+
 use std::{future::Future, sync::Arc, time::Duration};
 
 use tonic::{Response, Status, transport::Channel};

@@ -69,6 +69,11 @@ pub(crate) fn service(key: Option<&v1::ServiceKey>) -> String {
     key.map(|key| qualified(&key.namespace, &key.name)).unwrap_or_default()
 }
 
+/// `Kind namespace/name`, as messages have it.
+pub(crate) fn resource(key: Option<&v1::ResourceKey>) -> String {
+    key.map(|key| format!("{} {}/{}", key.kind, key.namespace, key.name)).unwrap_or_default()
+}
+
 fn qualified(namespace: &str, name: &str) -> String {
     match namespace {
         "" | "default" => name.to_owned(),

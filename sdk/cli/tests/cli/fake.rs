@@ -10,6 +10,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use crate::declared::Declared;
 use futures_util::{Stream, stream};
 use tokio::net::TcpListener;
 use tokio_stream::wrappers::TcpListenerStream;
@@ -22,6 +23,7 @@ use waypost_proto::{
         discovery_server::{Discovery, DiscoveryServer},
         operations_server::{Operations, OperationsServer},
         registry_server::{Registry, RegistryServer},
+        resources_server::ResourcesServer,
     },
 };
 
@@ -32,6 +34,10 @@ pub(crate) struct Known {
     pub(crate) users: Vec<&'static str>,
     /// Whether drains complete.
     pub(crate) drains: bool,
+    /// What is declared.
+    pub(crate) declared: Declared,
+    /// The admin ports of its proxies.
+    pub(crate) admins: Vec<String>,
 }
 
 impl Known {
@@ -93,6 +99,7 @@ impl Known {
         let server = Server::builder()
             .add_service(DiscoveryServer::from_arc(known.clone()))
             .add_service(OperationsServer::from_arc(known.clone()))
+            .add_service(ResourcesServer::new(known.declared.clone()))
             .add_service(RegistryServer::from_arc(known));
         tokio::spawn(server.serve_with_incoming(TcpListenerStream::new(listener)));
         address
@@ -148,7 +155,7 @@ impl Discovery for Known {
     }
 
     async fn list_routes(&self, _: Request<v1::ListRoutesRequest>) -> Answer<v1::ListRoutesResponse> {
-        answer(v1::ListRoutesResponse { routes: Vec::new(), revision: 7 })
+        answer(v1::ListRoutesResponse { revision: 7, ..Default::default() })
     }
 
     async fn watch(&self, _: Request<v1::WatchRequest>) -> Answer<Self::WatchStream> {
@@ -176,7 +183,14 @@ impl Operations for Known {
     }
 
     async fn list_proxies(&self, _: Request<v1::ListProxiesRequest>) -> Answer<v1::ListProxiesResponse> {
-        answer(v1::ListProxiesResponse::default())
+        let proxy = |admin: &String| v1::Proxy {
+            id: "proxy-1".into(),
+            connected: true,
+            admin_address: admin.clone(),
+            ..Default::default()
+        };
+        let proxies = self.admins.iter().map(proxy).collect();
+        answer(v1::ListProxiesResponse { proxies, ..Default::default() })
     }
 
     async fn drain(&self, request: Request<v1::DrainRequest>) -> Answer<v1::DrainResponse> {

@@ -2,8 +2,11 @@
 //!
 //! One program for all tests, because each would otherwise be linked anew.
 
+mod declared;
 mod dev;
+mod explain;
 mod fake;
 mod output;
 mod refusals;
+mod resources;
 mod support;

@@ -18,11 +18,11 @@ async fn ask(known: Known, args: &[&str]) -> Ran {
 }
 
 fn two() -> Known {
-    Known { users: vec!["a", "b"], drains: true }
+    Known { users: vec!["a", "b"], drains: true, ..Known::default() }
 }
 
 fn one() -> Known {
-    Known { users: vec!["a"], drains: true }
+    Known { users: vec!["a"], drains: true, ..Known::default() }
 }
 
 #[tokio::test]
@@ -216,5 +216,8 @@ async fn completions_know_the_commands() {
     for shell in ["bash", "zsh", "fish"] {
         let ran = run(&["completions", shell]).await;
         assert!(ran.code == 0 && ran.stdout.contains("deregister"), "{shell}");
+        for command in ["apply", "describe", "rollback", "explain"] {
+            assert!(ran.stdout.contains(command), "{command} in {shell}");
+        }
     }
 }
