@@ -1,6 +1,6 @@
 # Every task of the project. `make help` lists them.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo dev build test soak lint fmt bench clean
+.PHONY: help setup demo dev build test soak fuzz lint fmt bench clean
 
 # The load tests pace themselves; with more threads than cores the long waits overlap.
 export RUST_TEST_THREADS ?= 6
@@ -32,6 +32,9 @@ test: ## Run every test
 soak: setup ## Run the load tests ten times as long
 	@cargo build --quiet --workspace --bins --tests
 	WAYPOST_TEST_SOAK=10 cargo test -p waypost-tests --test e2e -- under_load
+
+fuzz: setup ## Fuzz documents, paths and matching, FUZZ_SECONDS (60) each; needs nightly and cargo-fuzz
+	@tests/fuzz/run.sh
 
 lint: setup ## Check formatting, lints, licences and banned crates; warnings are errors
 	cargo fmt --all --check

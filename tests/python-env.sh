@@ -1,12 +1,13 @@
 #!/bin/sh
-# Makes the virtual environment in which the tests run the example of a store plugin: target/python-env, or the first
-# argument. Quiet, and done at once, if it is there and has what deploy/examples/store-plugin/requirements.txt names.
+# Makes a virtual environment: target/python-env, or the first argument, with what the second one names, or else
+# deploy/examples/store-plugin/requirements.txt: in that one the tests run the example of a store plugin. Quiet, and
+# done at once, if it is there already.
 #
 # Fails with a message where Python or its packages cannot be had; the plugin's tests are listed as ignored then.
 set -u
 
 root=$(cd "$(dirname "$0")/.." && pwd)
-requirements=$root/deploy/examples/store-plugin/requirements.txt
+requirements=${2:-$root/deploy/examples/store-plugin/requirements.txt}
 folder=${1:-${CARGO_TARGET_DIR:-$root/target}/python-env}
 
 say() { printf 'python-env: %s\n' "$*" >&2; }

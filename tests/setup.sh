@@ -4,8 +4,8 @@
 #   tests/setup.sh              what a build needs: a C compiler (the allocator is C), protoc and its files (etcd's
 #                               client is generated from its contract), OpenSSL's headers (Consul's client links it),
 #                               curl (the documents' examples)
-#   tests/setup.sh --servers    also the servers of the stores' tests: Redis, etcd, Consul, Python
-#   tests/setup.sh --bench      also the peers of the benchmarks: nginx, HAProxy, wrk
+#   tests/setup.sh --servers    also what tests start: Redis, etcd, Consul, nginx, nghttp2's clients, Python's libraries
+#   tests/setup.sh --bench      also the peers of the benchmarks: nginx, HAProxy, Envoy, and the clients wrk and h2load
 #
 # Prints nothing and installs nothing where all is there. On Debian and Ubuntu, as root or with sudo that does
 # not ask, it installs with apt; elsewhere it names what to install. A missing server or peer is no failure: its
@@ -22,6 +22,7 @@ package_of() {
         nginx) echo "nginx-light" ;;
         redis-cli) echo "redis-tools" ;;
         etcd) echo "etcd-server" ;;
+        nghttp|h2load) echo "nghttp2-client" ;;
         etcdctl) echo "etcd-client" ;;
         *) echo "$1" ;;
     esac
@@ -112,9 +113,17 @@ case ${1:-} in
         ensure etcd etcdctl || say "the tests of the etcd store are left out"
         "$(dirname "$0")/install-consul.sh" || say "the tests of the Consul store are left out"
         "$(dirname "$0")/python-env.sh" || say "the tests of the store plugin are left out"
+        ensure nginx nghttp h2load || say "the tests with other people's clients leave out those that are missing"
+        target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
+        here=$(dirname "$0")
+        "$here/python-env.sh" "$target/clients-env" "$here/tests/gateway/clients/requirements.txt" ||
+            say "the tests with Python's clients are left out"
         ;;
     --bench)
-        ensure nginx haproxy wrk || say "the benchmark leaves out the peers that are missing"
+        ensure nginx haproxy wrk h2load || say "the benchmark leaves out the peers that are missing"
+        target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
+        "$(dirname "$0")/python-env.sh" "$target/bench-env" "$(dirname "$0")/benches/requirements.txt" ||
+            say "the benchmark leaves out Envoy"
         ;;
 esac
 exit 0

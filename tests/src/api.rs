@@ -6,11 +6,12 @@ use tonic::{Status, transport::Channel};
 use waypost_proto::{
     time::wire_duration,
     v1::{
-        Beat, BeatOutcome, BeatResult, DeregisterRequest, DeregisterResponse, Event, GetStatusRequest,
-        GetStatusResponse, HealthReport, HeartbeatRequest, Instance, InstanceKey, InstanceSpec,
-        ListEventsRequest, ListInstancesRequest, ListProxiesRequest, Proxy, RegisterRequest,
-        RegisterResponse, discovery_client::DiscoveryClient, operations_client::OperationsClient,
-        registry_client::RegistryClient, snapshots_client::SnapshotsClient,
+        ApplyRequest, ApplyResponse, Beat, BeatOutcome, BeatResult, DeregisterRequest, DeregisterResponse,
+        Document, Event, GetStatusRequest, GetStatusResponse, HealthReport, HeartbeatRequest, Instance,
+        InstanceKey, InstanceSpec, ListEventsRequest, ListInstancesRequest, ListProxiesRequest, Proxy,
+        RegisterRequest, RegisterResponse, discovery_client::DiscoveryClient,
+        operations_client::OperationsClient, registry_client::RegistryClient,
+        resources_client::ResourcesClient, snapshots_client::SnapshotsClient,
     },
 };
 
@@ -48,6 +49,21 @@ impl Api {
     /// The Snapshots service.
     pub fn snapshots(&self) -> SnapshotsClient<Channel> {
         SnapshotsClient::new(self.channel.clone())
+    }
+
+    /// The Resources service.
+    pub fn resources(&self) -> ResourcesClient<Channel> {
+        ResourcesClient::new(self.channel.clone())
+    }
+
+    /// Declares what a YAML text says.
+    ///
+    /// # Errors
+    /// The control plane's.
+    pub async fn apply(&self, yaml: &str) -> Result<ApplyResponse, Status> {
+        let document = Document { source: "test.yaml".to_owned(), text: yaml.to_owned() };
+        let request = ApplyRequest { documents: vec![document], ..Default::default() };
+        Ok(self.resources().apply(request).await?.into_inner())
     }
 
     /// Registers an instance, with no heartbeats after it.

@@ -3,9 +3,9 @@
 use std::{net::SocketAddr, time::Duration};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header};
+use http::{HeaderMap, Request, StatusCode, header, response};
 use http_body_util::{BodyExt, Full};
-use hyper::client::conn::http1;
+use hyper::{body::Incoming, client::conn::http1};
 use hyper_util::rt::TokioIo;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -25,6 +25,8 @@ pub struct Answer {
     pub headers: HeaderMap,
     /// The body.
     pub body: Bytes,
+    /// What came behind the body.
+    pub trailers: HeaderMap,
 }
 
 impl Answer {
@@ -60,10 +62,19 @@ pub async fn send(address: SocketAddr, request: Request<Full<Bytes>>) -> Result<
         tokio::spawn(connection);
         let answer = sender.send_request(request).await.map_err(|error| format!("answer: {error}"))?;
         let (head, body) = answer.into_parts();
-        let body = body.collect().await.map_err(|error| format!("body: {error}"))?.to_bytes();
-        Ok(Answer { status: head.status, headers: head.headers, body })
+        read(head, body).await
     };
     timeout(PATIENCE, exchange).await.unwrap_or_else(|_| Err(format!("no answer within {PATIENCE:?}")))
+}
+
+/// Reads an answer to its end.
+///
+/// # Errors
+/// It does not end as it should, in words.
+pub async fn read(head: response::Parts, body: Incoming) -> Result<Answer, String> {
+    let body = body.collect().await.map_err(|error| format!("body: {error}"))?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    Ok(Answer { status: head.status, headers: head.headers, body: body.to_bytes(), trailers })
 }
 
 /// A GET request.

@@ -10,6 +10,7 @@
 pub mod api;
 pub mod cluster;
 pub mod fleet;
+pub mod gateway;
 pub mod http;
 pub mod load;
 pub mod measure;

@@ -181,6 +181,18 @@ pub fn wrk_result(output: &str) -> (u64, u64) {
     (requests, numbers.sum())
 }
 
+/// What the `h2load` load generator printed: requests, and those that failed in any way.
+pub fn h2load_result(output: &str) -> (u64, u64) {
+    let count = |prefix: &str, word: &str| {
+        let line = output.lines().find_map(|line| line.strip_prefix(prefix)).unwrap_or_default();
+        let part = line.split(", ").find_map(|part| part.trim().strip_suffix(word)).unwrap_or_default();
+        part.trim().parse::<u64>().unwrap_or(0)
+    };
+    let failed = ["failed", "errored", "timeout"].map(|word| count("requests:", word));
+    let bad = ["3xx", "4xx", "5xx"].map(|word| count("status codes:", word));
+    (count("requests:", "succeeded"), failed.into_iter().chain(bad).sum())
+}
+
 /// Prints measurements by name, the first of them as the measure of the others.
 pub fn print_ratios(unit: &str, medians: &BTreeMap<&'static str, f64>, against: &str) {
     let base = medians.get(against).copied();
@@ -207,6 +219,13 @@ mod tests {
         assert_eq!(wrk_result(clean), (123_456, 0));
         let bad = "  10 requests in 1s\n  Socket errors: connect 0, read 3, write 0, timeout 1\n  Non-2xx or 3xx responses: 2\n";
         assert_eq!(wrk_result(bad), (10, 6));
+    }
+
+    #[test]
+    fn what_h2load_prints_is_understood() {
+        let counts = "requests: 90 total, 100 started, 90 done, 88 succeeded, 1 failed, 1 errored, 0 timeout";
+        let text = format!("finished in 4.00s\n{counts}\nstatus codes: 87 2xx, 0 3xx, 0 4xx, 1 5xx\n");
+        assert_eq!(h2load_result(&text), (88, 3));
     }
 
     #[test]

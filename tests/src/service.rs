@@ -8,19 +8,26 @@
 //! | `/ws` | a WebSocket that echoes text, and is closed with a close frame when the service drains |
 //! | `/slow?ms=N` | the usual answer, after N milliseconds |
 //! | `/stream?chunks=N&ms=M` | N chunks, one every M milliseconds |
+//! | `/status?code=N` | the usual answer, with this status |
+//! | `/flaky?key=K&failures=N&code=C` | status C for the first N requests with this key, then the usual answer |
 //! | `/echo` | the request's body, streamed back |
 //! | anything else | JSON: instance, method, path and headers, as they arrived |
+//!
+//! A gRPC call is answered with the same JSON as its one message, and with the status that the call's header
+//! `x-give-status` asks for, else 0. A request whose header `x-remember` has a word is remembered by it
+//! (see [`SampleService::remembered`]).
 
 mod answer;
 mod websocket;
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
 
 use hyper::service::service_fn;
 use hyper_util::{
     rt::{TokioExecutor, TokioIo},
     server::conn::auto,
 };
+use parking_lot::Mutex;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::watch,
@@ -37,6 +44,27 @@ struct Shared {
     instance: String,
     draining: watch::Receiver<bool>,
     stopped: CancellationToken,
+    memory: Arc<Memory>,
+}
+
+/// What a service keeps of requests that ask for it.
+#[derive(Default)]
+struct Memory {
+    /// Requests by the word of their `x-remember`.
+    remembered: Mutex<HashMap<String, Vec<Remembered>>>,
+    /// How often `/flaky` was asked, by key.
+    asked: Mutex<HashMap<String, u64>>,
+}
+
+/// A request that came in with `x-remember`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Remembered {
+    /// Its path and query.
+    pub path: String,
+    /// Its host.
+    pub host: String,
+    /// Its headers, by lower-case name.
+    pub headers: http::HeaderMap,
 }
 
 /// A running service. Everything that is connected to it is cut when this is dropped.
@@ -48,6 +76,7 @@ pub struct SampleService {
     draining: watch::Sender<bool>,
     stopped: CancellationToken,
     accepting: JoinHandle<()>,
+    memory: Arc<Memory>,
 }
 
 impl SampleService {
@@ -68,14 +97,24 @@ impl SampleService {
         let address = listener.local_addr()?;
         let (draining, drains) = watch::channel(false);
         let stopped = CancellationToken::new();
-        let shared =
-            Arc::new(Shared { instance: instance.to_owned(), draining: drains, stopped: stopped.clone() });
+        let memory = Arc::<Memory>::default();
+        let shared = Arc::new(Shared {
+            instance: instance.to_owned(),
+            draining: drains,
+            stopped: stopped.clone(),
+            memory: Arc::clone(&memory),
+        });
         let accepting = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 tokio::spawn(serve(stream, Arc::clone(&shared)));
             }
         });
-        Ok(Self { instance: instance.to_owned(), address, draining, stopped, accepting })
+        Ok(Self { instance: instance.to_owned(), address, draining, stopped, accepting, memory })
+    }
+
+    /// The requests that came in with this word in `x-remember`.
+    pub fn remembered(&self, word: &str) -> Vec<Remembered> {
+        self.memory.remembered.lock().get(word).cloned().unwrap_or_default()
     }
 
     /// Closes every WebSocket with a close frame, and each one that opens from now on.
