@@ -26,8 +26,8 @@ pub(super) struct Resources(pub(super) Arc<Plane>);
 impl resources_server::Resources for Resources {
     async fn apply(&self, request: Request<v1::ApplyRequest>) -> Result<Response<v1::ApplyResponse>, Status> {
         let peer = request.remote_addr();
-        let v1::ApplyRequest { documents, dry_run, actor, wait } = request.into_inner();
-        let change = change(dry_run, &actor, wait.as_ref(), peer)?;
+        let v1::ApplyRequest { documents, dry_run, actor, wait, preview } = request.into_inner();
+        let change = Change { preview, ..change(dry_run, &actor, wait.as_ref(), peer)? };
         Ok(Response::new(resources::apply(&self.0, &documents, change).await?))
     }
 
@@ -93,5 +93,5 @@ fn change(
     let actor = checks.actor("actor", actor, peer);
     let wait = wait.and_then(|wait| checks.deadline("wait", Some(wait)));
     checks.done()?;
-    Ok(Change { dry_run, actor, wait })
+    Ok(Change { dry_run, actor, wait, preview: false })
 }

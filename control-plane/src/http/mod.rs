@@ -87,7 +87,7 @@ async fn index() -> Response {
             "/v1/events": "who came or left, when and why; namespace, service, instance, after_revision, since, limit",
             "/v1/proxies": "proxies and what each serves by",
             "/v1/status": "the control plane at a glance",
-            "/v1/resources": "declared resources; kind, namespace, name. PUT declares what the body says, YAML or JSON; dryRun, wait, actor",
+            "/v1/resources": "declared resources; kind, namespace, name. PUT declares what the body says, YAML or JSON; dryRun, preview, wait, actor",
             "/v1/resources/{kind}": "those of a kind; namespace, name",
             "/v1/resources/{kind}/{namespace}/{name}": "one resource with its status. DELETE removes it; dryRun, wait, actor",
             "/v1/resources/{kind}/{namespace}/{name}/history": "its generations",

@@ -72,8 +72,8 @@ pub(super) async fn apply(
     query: Parameters,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<v1::ApplyResponse> {
-    query.check(&CHANGE, &[])?;
-    let change = change(&query, peer)?;
+    query.check(&["dryRun", "wait", "actor", "preview"], &[])?;
+    let change = Change { preview: query.flag("preview")?, ..change(&query, peer)? };
     let text = text(body)?;
     let document = v1::Document { source: SOURCE.to_owned(), text };
     Ok(Json(resources::apply(&plane, &[document], change).await?))
@@ -132,7 +132,7 @@ fn change(query: &Parameters, peer: SocketAddr) -> Result<Change, Refusal> {
     let wait = wait.and_then(|wait| checks.deadline("wait", Some(&wire_duration(wait))));
     let actor = checks.actor("actor", &query.text("actor"), Some(peer));
     checks.done()?;
-    Ok(Change { dry_run, actor, wait })
+    Ok(Change { dry_run, actor, wait, preview: false })
 }
 
 fn text(body: Result<Bytes, BytesRejection>) -> Result<String, Refusal> {

@@ -106,6 +106,17 @@ impl Declarations {
 }
 
 impl View {
+    /// What proxies would get if resources were declared like this, as the difference from what they have. It compiles
+    /// all that is declared, so as not to take the compiler from those who declare in earnest; the result is the same,
+    /// since compiling is a plain function of the resources.
+    pub fn preview(&self, resources: &[Arc<Resource>]) -> Change {
+        let mut declarations = Declarations::default();
+        let in_force = self.resources().filter_map(Held::in_force);
+        let all = in_force.map(|declared| (declared.key().clone(), Some(declared.clone()))).collect();
+        declarations.compiler.apply(all, self.revision);
+        declarations.take(&mut self.clone(), resources, &[], self.revision)
+    }
+
     /// What all declared resources come to.
     pub fn gateway(&self) -> &Shown {
         &self.gateway

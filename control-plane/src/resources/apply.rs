@@ -19,6 +19,7 @@ use waypost_proto::{
 use super::{
     Change, missing,
     plan::{self, Planned},
+    preview,
 };
 use crate::{
     registry::{Declaration, View},
@@ -57,7 +58,7 @@ pub async fn delete(
     if keys.is_empty() {
         return Err(Violation::new("keys", "", "must name at least one resource").into());
     }
-    let Change { dry_run, actor, wait } = change;
+    let Change { dry_run, actor, wait, preview: _ } = change;
     let plan = move |view: &View, now: SystemTime| plan::delete(view, &keys, &actor, now);
     let done = carry_out(plane, plan, dry_run, wait).await?;
     let Done { told, revision, waiting_for } = done;
@@ -97,7 +98,10 @@ pub async fn rollback(
 }
 
 async fn declare(plane: &Arc<Plane>, parsed: Vec<Parsed>, change: Change) -> Result<ApplyResponse, Error> {
-    let Change { dry_run, actor, wait } = change;
+    let Change { dry_run, actor, wait, preview } = change;
+    if preview && !dry_run {
+        return Err(Violation::new("preview", "true", "must come with a dry run").into());
+    }
     let first: OnceLock<Vec<AppliedResource>> = OnceLock::new();
     let plan = move |view: &View, now: SystemTime| {
         let mut planned = plan::apply(view, &parsed, &actor, now)?;
@@ -105,8 +109,20 @@ async fn declare(plane: &Arc<Plane>, parsed: Vec<Parsed>, change: Change) -> Res
         plan::across_attempts(first, &mut planned.resources);
         Ok(planned)
     };
+    if preview {
+        let view = plane.registry.view();
+        let Planned { declares, resources, warnings } = plan(&view, SystemTime::now())?;
+        let preview = Some(preview::of(view, declares).await?);
+        return Ok(ApplyResponse { resources, warnings, preview, ..ApplyResponse::default() });
+    }
     let Done { told, revision, waiting_for } = carry_out(plane, plan, dry_run, wait).await?;
-    Ok(ApplyResponse { resources: told.resources, warnings: told.warnings, revision, waiting_for })
+    Ok(ApplyResponse {
+        resources: told.resources,
+        warnings: told.warnings,
+        revision,
+        waiting_for,
+        preview: None,
+    })
 }
 
 /// A change that is made, or would be.

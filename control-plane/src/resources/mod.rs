@@ -13,6 +13,7 @@
 mod apply;
 mod pair;
 mod plan;
+mod preview;
 mod read;
 mod redact;
 
@@ -30,6 +31,8 @@ pub use self::{
 pub struct Change {
     /// Only says what would happen.
     pub dry_run: bool,
+    /// With `dry_run`, for what is declared: also says what proxies would get.
+    pub preview: bool,
     /// Who asks, for the history.
     pub actor: String,
     /// How long to wait until every live proxy has applied it; `None`: not at all.

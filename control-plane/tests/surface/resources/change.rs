@@ -41,6 +41,80 @@ async fn a_dry_run_says_what_would_happen_and_does_nothing() {
     assert_eq!((plane.status().await.revision, list(&plane, "", "").await.len()), (before, 2));
 }
 
+/// What proxies would get.
+async fn preview(plane: &Plane, text: &str) -> v1::Preview {
+    let wish = v1::ApplyRequest { dry_run: true, preview: true, ..request(text) };
+    let answer = plane.resources().apply(wish).await.expect("good documents").into_inner();
+    assert_eq!(answer.revision, 0);
+    answer.preview.expect("it was asked for")
+}
+
+#[tokio::test]
+async fn a_preview_is_what_proxies_get_once_it_is_applied() {
+    let plane = Plane::start().await;
+    let declared = plane.apply(&format!("{}---{}", shop(), external("partner", "10.0.0.1:80"))).await;
+    let mut proxy = Proxy::connect(&plane, "p", None).await;
+    proxy.reach(declared.expect("good documents").revision).await;
+    let before = proxy.held.clone().expect("a snapshot");
+
+    // The listener's hostname takes the route with it; an address changes; a route is new.
+    let text = [
+        GATEWAY.replace("*.example.com", "*.example.org").as_str(),
+        &route("shop", "/store").replace("shop.example.com", "shop.example.org"),
+        &route("new", "/new").replace("shop.example.com", "shop.example.org"),
+        &external("partner", "10.0.0.2:80"),
+    ]
+    .join("---");
+    let told = preview(&plane, &text).await;
+    assert_eq!(told.revision, before.position().revision);
+    assert_eq!(preview(&plane, &text).await, told, "it changes nothing, so it is the same again");
+    let applied = plane.apply(&text).await.expect("good documents");
+    proxy.reach(applied.revision).await;
+    let after = proxy.held.clone().expect("a snapshot");
+    let mut got: Vec<_> = after
+        .declared()
+        .filter(|entry| before.declared_entry(&entry.id) != Some(*entry))
+        .map(|entry| v1::DeclaredEntry::clone(entry))
+        .collect();
+    let mut wanted = told.declared;
+    // A route that is new is as old as its first commit.
+    for entry in got.iter_mut().chain(&mut wanted) {
+        if let Some(Kind::Route(route)) = &mut entry.kind {
+            assert!(route.created_at.take().is_some());
+        }
+    }
+    got.sort_by(|a, b| a.id.cmp(&b.id));
+    wanted.sort_by(|a, b| a.id.cmp(&b.id));
+    assert_eq!(wanted, got);
+    assert_eq!(wanted.len(), 3);
+    let addresses = |entries: Vec<v1::InstanceEntry>| -> Vec<String> {
+        entries.into_iter().map(|entry| entry.address).collect()
+    };
+    assert_eq!(addresses(told.instances), ["10.0.0.2:80"]);
+    let removals = told.removals.expect("an address is gone");
+    assert_eq!(removals.instances.iter().map(|key| key.id.as_str()).collect::<Vec<_>>(), ["10.0.0.1:80"]);
+}
+
+#[tokio::test]
+async fn a_preview_says_what_would_be_gone_and_comes_with_dry_runs_alone() {
+    let plane = Plane::start().await;
+    let more = format!("{GATEWAY}  - {{name: extra, port: 8444, protocol: HTTP}}\n");
+    let both = format!("{more}---{}", route("shop", "/shop"));
+    plane.apply(&both).await.expect("good documents");
+    let same = preview(&plane, &both).await;
+    assert_eq!((same.declared.len(), same.removals.unwrap_or_default()), (0, v1::Removals::default()));
+    let fewer = preview(&plane, GATEWAY).await;
+    assert_eq!(fewer.removals.expect("a listener is gone").declared, ["listener/default/edge/extra"]);
+    let changed: Vec<&str> = fewer.declared.iter().map(|entry| entry.id.as_str()).collect();
+    assert_eq!(changed, ["httproute/default/shop"], "it attaches to one listener less");
+    let wish = v1::ApplyRequest { preview: true, ..request(&shop()) };
+    let refused = plane.resources().apply(wish).await.expect_err("in earnest");
+    assert_eq!(fields(&refused), ["preview"]);
+    let wish = v1::ApplyRequest { dry_run: true, ..request(&shop()) };
+    let answer = plane.resources().apply(wish).await.expect("good documents").into_inner();
+    assert_eq!(answer.preview, None);
+}
+
 #[tokio::test]
 async fn waiting_ends_when_the_last_proxy_serves_by_it_or_names_who_does_not() {
     let plane = Plane::start().await;

@@ -56,7 +56,20 @@ async fn a_key_is_never_given_back() {
     let request =
         v1::RollbackRequest { key: Some(key("Secret", "edge")), dry_run: true, ..Default::default() };
     let rollback = plane.resources().rollback(request).await.expect("it could").into_inner();
+    // A Gateway that is new, with the certificate of a Secret that is.
+    let (third, newest) = secret();
+    let texts = [&third, &gateway()]
+        .map(|text| text.replace("name: edge", "name: other").replace("*.example.com", "*.example.net"));
+    let documents = texts.map(|text| v1::Document { source: "test.yaml".into(), text }).to_vec();
+    let request = v1::ApplyRequest { documents, dry_run: true, preview: true, ..Default::default() };
+    let preview = plane.resources().apply(request).await.expect("it could").into_inner();
+    let shown = preview.preview.as_ref().expect("it was asked for");
+    assert_eq!(shown.withheld, ["certificate/default/other"], "that it changes is told");
+    assert!(!tells(&format!("{preview:?}"), &newest), "{preview:?}");
+    let bytes = format!("{:?}", newest.lines().nth(1).expect("a key has lines").as_bytes());
+    assert!(!format!("{preview:?}").contains(bytes.trim_matches(['[', ']'])), "nor as bytes");
     let mut told = vec![
+        format!("{preview:?}"),
         format!("{applied:?}"),
         format!("{changed:?}"),
         format!("{history:?}"),

@@ -34,6 +34,7 @@ pub(super) async fn apply(global: &Global, output: &Output, args: ApplyArgs) -> 
         dry_run: args.change.dry_run,
         actor: String::new(),
         wait: args.change.wait.map(wire_duration),
+        preview: false,
     };
     let answer = client.apply(request).await?;
     applied(output, answer, args.change)
@@ -155,7 +156,7 @@ fn written(documents: &[Document]) -> Result<Vec<ResourceKey>, Failure> {
 }
 
 /// Documents name their namespaces themselves; that is easily forgotten.
-fn say_namespace(global: &Global, output: &Output) {
+pub(super) fn say_namespace(global: &Global, output: &Output) {
     if let Some(namespace) = &global.namespace {
         output.note(format!(
             "documents name their namespaces themselves: --namespace {namespace} does not change them"

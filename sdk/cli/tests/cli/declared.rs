@@ -67,6 +67,17 @@ impl Declared {
     }
 }
 
+/// What proxies would get: routes without rules.
+fn previewed(parsed: &[resource::Parsed]) -> v1::Preview {
+    let entry = |one: &resource::Parsed| {
+        let key = one.manifest.key();
+        let id = format!("httproute/{}/{}", key.namespace(), key.name());
+        let route = v1::RuleRoute { name: key.name().to_owned(), ..Default::default() };
+        v1::DeclaredEntry { id, kind: Some(v1::declared_entry::Kind::Route(route)) }
+    };
+    v1::Preview { revision: 8, declared: parsed.iter().map(entry).collect(), ..Default::default() }
+}
+
 fn key_of(wire: Option<&v1::ResourceKey>) -> Result<ResourceKey, Status> {
     ResourceKey::from_wire(wire).map_err(|violation| Error::from(violation).into())
 }
@@ -98,6 +109,7 @@ impl Resources for Declared {
             warnings,
             revision: if request.dry_run { 0 } else { 8 },
             waiting_for: self.waiting_for(request.wait.as_ref()),
+            preview: request.preview.then(|| previewed(&parsed)),
         }))
     }
 
@@ -185,6 +197,7 @@ impl Resources for Declared {
             warnings: Vec::new(),
             revision: 30,
             waiting_for: self.waiting_for(request.wait.as_ref()),
+            preview: None,
         }))
     }
 }
