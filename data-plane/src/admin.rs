@@ -6,9 +6,9 @@
 //! | `/readyz` | 200 with a table, else 503 and why |
 //! | `/metrics` | Prometheus' text format |
 //! | `/table` | the table as it is applied, as JSON; `?service=NAME` or `NAMESPACE/NAME` for one service |
-//! | `/explain` | why a request would go where it goes, as JSON: `?url=http://HOST/PATH`, `&method=`, `&header=NAME:VALUE`, `&port=` |
+//! | `/explain` | why a request would go where it goes, as JSON: `?url=http://HOST/PATH`, `&method=`, `&header=NAME:VALUE`, `&port=`; by an older table: `&revision=`; with `POST`, as if a preview were applied |
 //! | `/listeners` | the ports that listeners ask for, and what is wrong with them, as JSON |
-//! | `/status` | the subscription, as JSON |
+//! | `/status` | the subscription and the older revisions that `/explain` knows, as JSON |
 //!
 //! Deliberately absent: anything that changes the proxy. It is steered through the control plane.
 
@@ -23,7 +23,7 @@ use std::{
 
 use axum::{
     Json, Router,
-    extract::{Query, RawQuery, State},
+    extract::{DefaultBodyLimit, Query, State},
     http::{
         Method, StatusCode, Uri,
         header::{ALLOW, CONTENT_TYPE},
@@ -39,7 +39,7 @@ use waypost_proto::{
 };
 
 use self::{
-    explain::Question,
+    explain::LARGEST_PREVIEW,
     views::{ListenersBody, StatusBody, TableBody},
 };
 use crate::{answer::Answer, metrics::Metrics, serve::Listening, subscription::Status, table::SharedTable};
@@ -87,7 +87,10 @@ impl Admin {
             .route("/readyz", get(readyz))
             .route("/metrics", get(metrics))
             .route("/table", get(table))
-            .route("/explain", get(explain))
+            .route(
+                "/explain",
+                get(explain::get).post(explain::post).layer(DefaultBodyLimit::max(LARGEST_PREVIEW)),
+            )
             .route("/status", get(status))
             .route("/listeners", get(listeners))
             .fallback(async |uri: Uri| {
@@ -99,7 +102,8 @@ impl Admin {
             })
             .method_not_allowed_fallback(async |method: Method, uri: Uri| {
                 let detail = format!("{method} does nothing at {}; GET reads it", uri.path());
-                let manner = [(ALLOW, "GET, HEAD"), (CONTENT_TYPE, "application/problem+json")];
+                let allow = if uri.path() == "/explain" { "GET, HEAD, POST" } else { "GET, HEAD" };
+                let manner = [(ALLOW, allow), (CONTENT_TYPE, "application/problem+json")];
                 let body = Answer::method_not_allowed(detail, &[]).body();
                 (StatusCode::METHOD_NOT_ALLOWED, manner, body)
             })
@@ -169,24 +173,9 @@ async fn table(
     written.await.unwrap_or_else(|_| problem(&Error::new(ErrorCode::Internal, "the table cannot be shown")))
 }
 
-async fn explain(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
-    let question = match Question::of(query.as_deref().unwrap_or_default()) {
-        Ok(question) => question,
-        Err(error) => return problem(&error),
-    };
-    let Some(table) = admin.table.load() else {
-        return problem(&Error::new(ErrorCode::Unavailable, "there is no table yet; /readyz says why"));
-    };
-    // The nearest misses are looked for among all routes.
-    let answered = tokio::task::spawn_blocking(move || Json(question.answer(&table)).into_response());
-    answered
-        .await
-        .unwrap_or_else(|_| problem(&Error::new(ErrorCode::Internal, "the request cannot be explained")))
-}
-
 async fn status(State(admin): State<Admin>) -> Json<StatusBody> {
     let settled = admin.table.load().map(|table| table.settled());
-    Json(StatusBody::of(&admin.proxy_id, &admin.status.view(), settled))
+    Json(StatusBody::of(&admin.proxy_id, &admin.status.view(), settled, admin.table.kept()))
 }
 
 async fn listeners(State(admin): State<Admin>) -> Json<ListenersBody> {

@@ -10,7 +10,9 @@ mod cooldown;
 pub mod declared;
 mod edge;
 mod endpoints;
+mod past;
 pub mod path;
+mod preview;
 mod routes;
 mod services;
 mod shared;
@@ -34,8 +36,9 @@ use self::{
 pub use self::{
     edge::{Edge, OWN_PORT, Port},
     endpoints::{EndpointId, EndpointSet, EndpointState, InFlight},
+    preview::PreviewError,
     services::{Member, ServiceTable},
-    shared::{SharedTable, TableReader},
+    shared::{NotKept, Served, SharedTable, TableReader},
     update::{Compiler, Source},
 };
 use crate::{balance::Policy, rule::Rule};

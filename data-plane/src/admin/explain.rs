@@ -1,4 +1,4 @@
-//! `GET /explain`: why a request would go where it goes, by the table of this moment. Nothing is sent.
+//! `/explain`: why a request would go where it goes. Nothing is sent, and nothing that is served changes.
 //!
 //! | parameter | meaning |
 //! | --- | --- |
@@ -6,16 +6,31 @@
 //! | `method` | GET where it is missing |
 //! | `header` | `name:value`; may be there more than once |
 //! | `port` | the listener's port; where it is missing the URL's, if a listener has that, or else the proxy's own |
+//! | `revision` | by the routing of an older revision that is kept; else by the current table |
+//!
+//! With `POST` the body is a `waypost.v1.Preview` as JSON, which the control plane answers a dry run with: the request is
+//! explained by the current table with these entries in place.
 
+use axum::{
+    Json,
+    body::Bytes,
+    extract::{RawQuery, State, rejection::BytesRejection},
+    response::{IntoResponse, Response},
+};
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Uri,
-    header::HOST,
+    header::{CONTENT_TYPE, HOST},
     uri::{Authority, PathAndQuery},
 };
-use waypost_proto::error::{Error, ErrorCode};
+use serde::Serialize;
+use waypost_proto::{
+    error::{Error, ErrorCode},
+    v1::{InstanceKey, Preview, ServiceKey},
+};
 
+use super::{Admin, problem};
 use crate::table::{
-    Table,
+    NotKept, Served, Table,
     declared::{
         RequestView,
         explain::{Explanation, explain},
@@ -23,9 +38,143 @@ use crate::table::{
     path,
 };
 
+/// The most bytes that a preview may have.
+pub(super) const LARGEST_PREVIEW: usize = 4 << 20;
+
+/// What is answered.
+#[derive(Debug, Serialize)]
+struct Explained {
+    /// The revision by whose table it is explained.
+    revision: u64,
+    /// Whether that table is served by now.
+    current: bool,
+    /// What was put in place before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    preview: Option<PreviewReport>,
+    #[serde(flatten)]
+    explanation: Explanation,
+}
+
+/// What a preview puts in place.
+#[derive(Debug, Serialize)]
+struct PreviewReport {
+    /// The revision that it is the difference from.
+    revision: u64,
+    /// The entries that are new or changed.
+    changed: Vec<String>,
+    /// The entries that are gone.
+    removed: Vec<String>,
+}
+
+impl PreviewReport {
+    fn of(preview: &Preview) -> Self {
+        let removals = preview.removals.clone().unwrap_or_default();
+        let changed = preview.declared.iter().map(|entry| entry.id.clone());
+        let changed = changed.chain(preview.withheld.iter().cloned());
+        let instances = preview.instances.iter().filter_map(|instance| instance.key.as_ref());
+        Self {
+            revision: preview.revision,
+            changed: changed.chain(named(&preview.services, instances)).collect(),
+            removed: removals
+                .declared
+                .iter()
+                .cloned()
+                .chain(named(&removals.services, removals.instances.iter()))
+                .collect(),
+        }
+    }
+}
+
+/// Services and instances, named as entries are.
+fn named<'a>(
+    services: &'a [ServiceKey],
+    instances: impl Iterator<Item = &'a InstanceKey> + 'a,
+) -> impl Iterator<Item = String> + 'a {
+    let service = |key: &ServiceKey| format!("service/{}/{}", key.namespace, key.name);
+    let instance = |key: &InstanceKey| format!("instance/{}/{}/{}", key.namespace, key.service, key.id);
+    services.iter().map(service).chain(instances.map(instance))
+}
+
+/// `GET /explain`
+pub(super) async fn get(State(admin): State<Admin>, RawQuery(query): RawQuery) -> Response {
+    answered(admin, query, None).await
+}
+
+/// `POST /explain`
+pub(super) async fn post(
+    State(admin): State<Admin>,
+    RawQuery(query): RawQuery,
+    headers: HeaderMap,
+    body: Result<Bytes, BytesRejection>,
+) -> Response {
+    // A page of another site cannot send this type without being asked for permission first.
+    let kind = headers.get(CONTENT_TYPE).and_then(|kind| kind.to_str().ok()).unwrap_or_default();
+    let kind = kind.split(';').next().unwrap_or_default().trim();
+    if !kind.eq_ignore_ascii_case("application/json") {
+        return problem(&invalid(format!("content-type {kind:?}: must be application/json")));
+    }
+    match body {
+        Ok(body) => answered(admin, query, Some(body)).await,
+        Err(rejection) => problem(&invalid(format!(
+            "the preview cannot be read: {}; it may have {LARGEST_PREVIEW} bytes: preview fewer manifests at once",
+            rejection.body_text()
+        ))),
+    }
+}
+
+async fn answered(admin: Admin, query: Option<String>, preview: Option<Bytes>) -> Response {
+    // The nearest misses are looked for among all routes, and a preview is compiled.
+    let answer = tokio::task::spawn_blocking(move || {
+        match explained(&admin, query.as_deref().unwrap_or_default(), preview.as_deref()) {
+            Ok(explained) => Json(explained).into_response(),
+            Err(error) => problem(&error),
+        }
+    });
+    answer
+        .await
+        .unwrap_or_else(|_| problem(&Error::new(ErrorCode::Internal, "the request cannot be explained")))
+}
+
+fn explained(admin: &Admin, parameters: &str, preview: Option<&[u8]>) -> Result<Explained, Error> {
+    let question = Question::of(parameters)?;
+    let Served { table, is_current } = match (question.revision, preview) {
+        (Some(_), Some(_)) => {
+            let rule = "a preview is put into the current table; ask for an older revision with GET";
+            return Err(invalid(format!("revision: {rule}")));
+        }
+        (Some(revision), None) => admin.table.at(revision).map_err(|refused| not_kept(&refused))?,
+        (None, _) => {
+            let table = admin.table.load().ok_or_else(no_table)?;
+            Served { table, is_current: true }
+        }
+    };
+    let revision = table.position().revision;
+    let Some(body) = preview else {
+        let explanation = question.answer(&table);
+        return Ok(Explained { revision, current: is_current, preview: None, explanation });
+    };
+    let preview: Preview = serde_json::from_slice(body).map_err(|error| {
+        invalid(format!("the preview is no waypost.v1.Preview that this proxy understands: {error}"))
+    })?;
+    let table = table.with(&preview).map_err(|error| invalid(error.to_string()))?;
+    let explanation = question.answer(&table);
+    Ok(Explained { revision, current: false, preview: Some(PreviewReport::of(&preview)), explanation })
+}
+
+fn no_table() -> Error {
+    Error::new(ErrorCode::Unavailable, "there is no table yet; /readyz says why")
+}
+
+fn not_kept(refused: &NotKept) -> Error {
+    match refused.current {
+        Some(_) => Error::new(ErrorCode::NotFound, refused.to_string()),
+        None => no_table(),
+    }
+}
+
 /// A request that is asked about.
 #[derive(Debug)]
-pub(super) struct Question {
+struct Question {
     method: Method,
     host: String,
     path: String,
@@ -33,6 +182,7 @@ pub(super) struct Question {
     headers: HeaderMap,
     port: Option<u16>,
     url_port: Option<u16>,
+    revision: Option<u64>,
 }
 
 impl Question {
@@ -40,8 +190,9 @@ impl Question {
     ///
     /// # Errors
     /// Names the parameter that cannot be understood, or why the proxy would refuse the request.
-    pub(super) fn of(parameters: &str) -> Result<Self, Error> {
-        let (mut method, mut url, mut port, mut headers) = (Method::GET, None, None, HeaderMap::new());
+    fn of(parameters: &str) -> Result<Self, Error> {
+        let (mut method, mut url, mut headers) = (Method::GET, None, HeaderMap::new());
+        let (mut port, mut revision) = (None, None);
         for (name, value) in form_urlencoded::parse(parameters.as_bytes()) {
             let refuse = |rule: &str| invalid(format!("{name}={value:?}: {rule}"));
             match &*name {
@@ -64,7 +215,11 @@ impl Question {
                     let (name, text) = field.ok_or_else(|| refuse("must be name:value"))?;
                     headers.append(name, text);
                 }
-                _ => return Err(refuse("is not known; there are url, method, header and port")),
+                "revision" => {
+                    revision =
+                        Some(value.parse::<u64>().map_err(|_| refuse("must be a revision, such as 7"))?);
+                }
+                _ => return Err(refuse("is not known; there are url, method, header, port and revision")),
             }
         }
         let url = url.ok_or_else(|| invalid("url=http://HOST/PATH or url=/PATH is missing".to_owned()))?;
@@ -76,11 +231,11 @@ impl Question {
             .map_err(|error| invalid(format!("the proxy answers 400: the path has {error}")))?
             .into_owned();
         let query = target.query().map(str::to_owned);
-        Ok(Self { method, host, path, query, headers, port, url_port })
+        Ok(Self { method, host, path, query, headers, port, url_port, revision })
     }
 
     /// Answers it.
-    pub(super) fn answer(&self, table: &Table) -> Explanation {
+    fn answer(&self, table: &Table) -> Explanation {
         let has_listener =
             |port: &u16| table.listeners().any(|listener| listener.entry.port == u32::from(*port));
         let port = self.port.or_else(|| self.url_port.filter(has_listener)).unwrap_or(0);

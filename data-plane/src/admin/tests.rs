@@ -159,3 +159,100 @@ async fn it_explains_where_a_request_goes() {
         assert!(status == 400 && body.contains("invalid_argument"), "{wrong}: {status} {body}");
     }
 }
+
+async fn post_json(admin: &Admin, path: &str, kind: &str, body: impl Into<Body>) -> (u16, Value) {
+    let request = Request::post(path).header(CONTENT_TYPE, kind).body(body.into()).expect("a request");
+    let response = admin.clone().router().oneshot(request).await.expect("it answers");
+    let status = response.status().as_u16();
+    let body = response.into_body().collect().await.expect("a whole body").to_bytes();
+    (status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+/// The preview of a route at the proxy's own listener for all that begins with a prefix, to a service.
+fn preview(prefix: &str, path_kind: &str, service: &str) -> Value {
+    let rule = serde_json::json!({
+        "matches": [{ "path_kind": path_kind, "path": prefix }],
+        "backends": [{ "service": { "name": service }, "weight": 1 }],
+    });
+    let route = serde_json::json!({
+        "namespace": "default", "name": "new", "rules": [rule],
+        "attachments": [{ "listener": "listener/default/waypost/http" }],
+    });
+    serde_json::json!({
+        "revision": "7",
+        "declared": [{ "id": "httproute/default/new", "route": route }],
+        "withheld": ["certificate/default/a"],
+    })
+}
+
+#[tokio::test]
+async fn it_explains_by_the_revision_that_is_asked_for() {
+    let admin = admin();
+    assert_eq!(get_path(&admin, "/explain?url=/users&revision=7").await.0, 503);
+    let first = table();
+    admin.table.store(Arc::clone(&first));
+    let told = json(&admin, "/explain?url=/users").await;
+    assert_eq!((&told["revision"], &told["current"]), (&7.into(), &true.into()));
+    assert_eq!(json(&admin, "/status").await["kept_revisions"], Value::Array(Vec::new()));
+    let snapshot = Snapshot::empty(&first.position().history);
+    let (snapshot, _) = snapshot.change(Change::default(), 9, true).expect("it is sound");
+    admin.table.store(Table::of(&snapshot, &PolicyName::default().policy()));
+    assert_eq!(json(&admin, "/status").await["kept_revisions"], serde_json::json!([7]));
+    for (asked, revision, current, kind) in [
+        ("", 9, true, "no_route"),
+        ("&revision=9", 9, true, "no_route"),
+        ("&revision=8", 7, false, "automatic"),
+    ] {
+        let told = json(&admin, &format!("/explain?url=/users{asked}")).await;
+        assert_eq!((&told["revision"], &told["current"]), (&revision.into(), &current.into()), "{asked}");
+        assert_eq!(told["outcome"]["kind"], kind, "{asked}");
+        assert_eq!(told.get("preview"), None);
+    }
+    for (asked, status) in [("6", 404), ("10", 404), ("x", 400), ("-1", 400)] {
+        let (got, body) = get_path(&admin, &format!("/explain?url=/users&revision={asked}")).await;
+        assert_eq!(got, status, "{body}");
+        assert!(status == 400 || body.contains("any from 7 to 9"), "{body}");
+    }
+}
+
+#[tokio::test]
+async fn a_preview_is_explained_and_changes_nothing() {
+    let admin = admin();
+    let explain = "/explain?url=/users/1";
+    let good = preview("/users", "RULE_PATH_PREFIX", "orders").to_string();
+    assert_eq!(post_json(&admin, explain, "application/json", good.clone()).await.0, 503);
+    admin.table.store(table());
+    let (before, served) = (json(&admin, explain).await, admin.table.load().expect("a table"));
+    let (status, told) = post_json(&admin, explain, "application/json; charset=utf-8", good.clone()).await;
+    assert_eq!((status, &told["outcome"]["route"]), (200, &"httproute/default/new".into()), "{told}");
+    assert_eq!(told["outcome"]["backends"][0]["service"], "orders");
+    assert_eq!((&told["revision"], &told["current"]), (&7.into(), &false.into()));
+    assert_eq!(
+        told["preview"],
+        serde_json::json!({
+            "revision": 7, "removed": [], "changed": ["httproute/default/new", "certificate/default/a"],
+        })
+    );
+    assert_eq!(json(&admin, explain).await, before);
+    assert!(Arc::ptr_eq(&served, &admin.table.load().expect("a table")), "nothing was swapped");
+    assert_eq!(served.declared_entries().count(), 0);
+
+    let large = " ".repeat(LARGEST_PREVIEW + 1);
+    for (path, kind, body, says) in [
+        (explain, "text/plain", good.clone(), "application/json"),
+        (
+            explain,
+            "application/json",
+            preview("(", "RULE_PATH_REGEX", "s").to_string(),
+            "httproute/default/new",
+        ),
+        (explain, "application/json", r#"{"declared":[{"id":"a","tunnel":{}}]}"#.to_owned(), "tunnel"),
+        (explain, "application/json", "{".to_owned(), "waypost.v1.Preview"),
+        (explain, "application/json", large, "4194304"),
+        ("/explain?url=/users&revision=7", "application/json", good, "GET"),
+    ] {
+        let (status, problem) = post_json(&admin, path, kind, body).await;
+        let detail = problem["detail"].as_str().unwrap_or_default();
+        assert!(status == 400 && detail.contains(says), "{says}: {status} {problem}");
+    }
+}

@@ -194,6 +194,8 @@ pub(super) struct StatusBody {
     since: String,
     position: Option<PositionBody>,
     settled: Option<bool>,
+    /// The older revisions by which `/explain` answers too, oldest first.
+    kept_revisions: Vec<u64>,
     /// Whether what is served by was read from the state directory and not confirmed since.
     restored: bool,
     resyncs: u64,
@@ -207,7 +209,7 @@ struct LastError {
 }
 
 impl StatusBody {
-    pub(super) fn of(proxy_id: &str, status: &StatusView, settled: Option<bool>) -> Self {
+    pub(super) fn of(proxy_id: &str, status: &StatusView, settled: Option<bool>, kept: Vec<u64>) -> Self {
         Self {
             proxy_id: proxy_id.to_owned(),
             version: env!("CARGO_PKG_VERSION"),
@@ -215,6 +217,7 @@ impl StatusBody {
             since: rfc3339(status.since),
             position: status.position.as_ref().map(PositionBody::of),
             settled,
+            kept_revisions: kept,
             restored: status.restored,
             resyncs: status.resyncs,
             last_error: status

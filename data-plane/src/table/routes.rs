@@ -78,6 +78,11 @@ impl Routes {
         self.by_id.values().map(|(route, _)| route)
     }
 
+    /// Whether nothing was put or removed since one was a clone of the other.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.by_id.ptr_eq(&other.by_id)
+    }
+
     /// Puts a route where there is none with its id.
     pub(super) fn put(&mut self, route: &Arc<Route>, slot: u32) {
         let strip = match &route.matches {

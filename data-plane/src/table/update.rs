@@ -20,7 +20,7 @@ use waypost_proto::{
 
 use super::{
     EndpointState, Member, ServiceTable, SharedTable, Table,
-    declared::{Declared, Subset},
+    declared::{Declared, Subset, Updated},
     edge::EdgeCompiler,
     routes::Routes,
 };
@@ -181,9 +181,9 @@ impl Compiler {
         self.update_declared(&mut next, source, touched);
         for key in &touched.services {
             if source.has_service(key) {
-                self.slot(&mut next, key);
-            } else {
-                self.remove_service(&mut next, key);
+                next.slot(key, &self.policy);
+            } else if let Some(service) = next.remove(key) {
+                self.replaced.extend(service.members().iter().map(|member| Arc::clone(&member.state)));
             }
         }
         self.table = Arc::new(next);
@@ -254,8 +254,8 @@ impl Compiler {
             if !source.has_service(key) && next.service(key).is_none() {
                 continue;
             }
-            let slot = self.slot(next, key);
-            let Some(service) = service_at(next, slot) else { continue };
+            let slot = next.slot(key, &self.policy);
+            let Some(service) = next.service_at(slot) else { continue };
             for key in of_one_service {
                 let replaced = match source.instance(key) {
                     Some(endpoint) => {
@@ -290,14 +290,14 @@ impl Compiler {
     fn update_routes(&self, next: &mut Table, source: &Source<'_>, touched: &Touched) {
         for id in &touched.routes {
             if let Some((route, slot)) = next.routes.remove(id)
-                && let Some(service) = service_at(next, slot).filter(|_| !route.versions.is_empty())
+                && let Some(service) = next.service_at(slot).filter(|_| !route.versions.is_empty())
             {
                 service.release(&versions_of(&route));
             }
             if let Some(route) = source.route(id) {
-                let slot = self.slot(next, &route.service);
+                let slot = next.slot(&route.service, &self.policy);
                 next.routes.put(route, slot);
-                if let Some(service) = service_at(next, slot).filter(|_| !route.versions.is_empty()) {
+                if let Some(service) = next.service_at(slot).filter(|_| !route.versions.is_empty()) {
                     service.need(&versions_of(route));
                 }
             }
@@ -308,56 +308,73 @@ impl Compiler {
         if touched.declared.is_empty() {
             return;
         }
-        let updated = next.declared.update(touched.declared.iter().map(|id| (id, source.declared(id))));
+        let updated = next.declare(touched.declared.iter().map(|id| (id, source.declared(id))));
         self.routes_compiled += updated.compiled;
         for (id, error) in updated.refused {
             // The subscription refuses such entries; this one was stored by a version that knew it.
             tracing::error!(id = &*id, error = &error as &dyn std::error::Error, "declared routing left out");
         }
-        for backend in updated.needed {
-            if let Some(slot) = next.slot_of.get(&backend.service).copied()
-                && let Some(service) = service_at(next, slot)
-            {
+    }
+}
+
+/// What makes a table from the one before. Tables that share with this one stay as they are.
+impl Table {
+    /// Takes declared entries, each with what it is now, and lets services keep the subsets that these need.
+    pub(super) fn declare<'a>(
+        &mut self,
+        touched: impl Iterator<Item = (&'a Arc<str>, Option<&'a Arc<DeclaredEntry>>)>,
+    ) -> Updated {
+        let updated = self.declared.update(touched);
+        for backend in &updated.needed {
+            if let Some(service) = self.service_mut(&backend.service) {
                 service.need(&backend.subset);
             }
         }
-        for backend in updated.released {
-            if let Some(slot) = next.slot_of.get(&backend.service).copied()
-                && let Some(service) = service_at(next, slot)
-            {
+        for backend in &updated.released {
+            if let Some(service) = self.service_mut(&backend.service) {
                 service.release(&backend.subset);
             }
         }
+        updated
     }
 
     /// The slot of a service, which is put there where it is new.
-    fn slot(&self, next: &mut Table, key: &ServiceKey) -> u32 {
-        if let Some(slot) = next.slot_of.get(key) {
+    pub(super) fn slot(&mut self, key: &ServiceKey, policy: &Policy) -> u32 {
+        if let Some(slot) = self.slot_of.get(key) {
             return *slot;
         }
-        let mut service = ServiceTable::new(key.clone(), &self.policy);
-        next.declared.subsets_of(key).for_each(|subset| service.need(subset));
+        let mut service = ServiceTable::new(key.clone(), policy);
+        self.declared.subsets_of(key).for_each(|subset| service.need(subset));
         let service = Some(Arc::new(service));
-        let slot = match next.free.pop_back() {
+        let slot = match self.free.pop_back() {
             Some(slot) => {
-                next.slots.set(slot as usize, service);
+                self.slots.set(slot as usize, service);
                 slot
             }
             None => {
-                next.slots.push_back(service);
-                u32::try_from(next.slots.len() - 1).expect("there are fewer services than 2^32")
+                self.slots.push_back(service);
+                u32::try_from(self.slots.len() - 1).expect("there are fewer services than 2^32")
             }
         };
-        next.slot_of.insert(key.clone(), slot);
+        self.slot_of.insert(key.clone(), slot);
         slot
     }
 
-    fn remove_service(&mut self, next: &mut Table, key: &ServiceKey) {
-        let Some(slot) = next.slot_of.remove(key) else { return };
-        if let Some(service) = next.slots.set(slot as usize, None) {
-            self.replaced.extend(service.members().iter().map(|member| Arc::clone(&member.state)));
-        }
-        next.free.push_back(slot);
+    /// Takes a service out, and gives it back.
+    pub(super) fn remove(&mut self, key: &ServiceKey) -> Option<Arc<ServiceTable>> {
+        let slot = self.slot_of.remove(key)?;
+        self.free.push_back(slot);
+        self.slots.set(slot as usize, None)
+    }
+
+    /// A service, to be changed: a copy where another table has it too.
+    pub(super) fn service_mut(&mut self, key: &ServiceKey) -> Option<&mut ServiceTable> {
+        let slot = *self.slot_of.get(key)?;
+        self.service_at(slot)
+    }
+
+    fn service_at(&mut self, slot: u32) -> Option<&mut ServiceTable> {
+        self.slots.get_mut(slot as usize)?.as_mut().map(Arc::make_mut)
     }
 }
 
@@ -367,9 +384,4 @@ fn versions_of(route: &Route) -> Subset {
 
 fn lease(state: &EndpointState) -> Lease {
     (state.key().clone(), state.epoch())
-}
-
-/// The service in a slot, to be changed: a copy where another table has it too.
-fn service_at(next: &mut Table, slot: u32) -> Option<&mut ServiceTable> {
-    next.slots.get_mut(slot as usize)?.as_mut().map(Arc::make_mut)
 }

@@ -26,6 +26,7 @@ use std::sync::Arc;
 use imbl::{HashMap, OrdMap, OrdSet};
 use waypost_proto::v1::{DeclaredEntry, ListenerEntry, ListenerProtocol};
 
+pub(super) use self::update::Updated;
 pub(crate) use self::update::check;
 pub use self::{
     backends::{Backend, BackendRef, Subset},
@@ -163,6 +164,16 @@ impl Declared {
         self.listeners.values()
     }
 
+    /// Whether no entry was taken and the own port is the same since one was a clone of the other.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.own_port == other.own_port && self.entries.ptr_eq(&other.entries)
+    }
+
+    /// The same for matching, without the entries that it was compiled from. It cannot be updated any more.
+    pub(super) fn without_entries(&self) -> Self {
+        Self { entries: HashMap::new(), ..self.clone() }
+    }
+
     /// An entry, by its id.
     pub(super) fn entry(&self, id: &str) -> Option<&Arc<DeclaredEntry>> {
         self.entries.get(id)
@@ -175,4 +186,4 @@ impl Declared {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

@@ -23,24 +23,29 @@ use crate::{
 
 mod model;
 
-pub(super) fn listener_entry(name: &str, port: u32, hostname: &str) -> DeclaredEntry {
+pub(in crate::table) fn listener_entry(name: &str, port: u32, hostname: &str) -> DeclaredEntry {
     let (name, hostname) = (name.to_owned(), hostname.to_owned());
     let id = format!("listener/default/gw/{name}");
     let listener = ListenerEntry { port, hostname, name, ..ListenerEntry::default() };
     DeclaredEntry { id, kind: Some(Kind::Listener(listener)) }
 }
 
-pub(super) fn route_entry(name: &str, route: RuleRoute) -> DeclaredEntry {
+pub(in crate::table) fn route_entry(name: &str, route: RuleRoute) -> DeclaredEntry {
     let route = RuleRoute { namespace: "default".to_owned(), name: name.to_owned(), ..route };
     DeclaredEntry { id: format!("httproute/default/{name}"), kind: Some(Kind::Route(route)) }
 }
 
-pub(super) fn prefix(path: &str) -> RuleMatch {
+pub(in crate::table) fn prefix(path: &str) -> RuleMatch {
     RuleMatch { path_kind: RulePath::Prefix.into(), path: path.to_owned(), ..RuleMatch::default() }
 }
 
 /// A route at the proxy's own listener, with one rule.
-pub(super) fn simple(name: &str, hostname: &str, matches: RuleMatch, service: &str) -> DeclaredEntry {
+pub(in crate::table) fn simple(
+    name: &str,
+    hostname: &str,
+    matches: RuleMatch,
+    service: &str,
+) -> DeclaredEntry {
     let hostnames = if hostname.is_empty() { Vec::new() } else { vec![hostname.to_owned()] };
     let service = Some(v1::ServiceKey { namespace: String::new(), name: service.to_owned() });
     let backend = RouteBackend { service, weight: 1, ..RouteBackend::default() };
@@ -50,21 +55,25 @@ pub(super) fn simple(name: &str, hostname: &str, matches: RuleMatch, service: &s
 }
 
 /// A proxy's way from changes to tables.
-pub(super) struct Scene {
+pub(in crate::table) struct Scene {
     snapshot: Snapshot,
     shared: SharedTable,
     compiler: Compiler,
 }
 
 impl Scene {
-    pub(super) fn new() -> Self {
+    pub(in crate::table) fn new() -> Self {
         let shared = SharedTable::new();
         let policy = PolicyName::default().policy();
         let compiler = Compiler::new(shared.clone(), policy, Arc::default());
         Self { snapshot: Snapshot::empty("h"), shared, compiler }
     }
 
-    pub(super) fn change(&mut self, change: Change) -> Arc<Table> {
+    pub(in crate::table) fn shared(&self) -> SharedTable {
+        self.shared.clone()
+    }
+
+    pub(in crate::table) fn change(&mut self, change: Change) -> Arc<Table> {
         let revision = self.snapshot.revision() + 1;
         let (next, touched) = self.snapshot.change(change, revision, true).expect("it is sound");
         self.snapshot = next;
@@ -72,12 +81,12 @@ impl Scene {
         self.shared.load().expect("a table")
     }
 
-    pub(super) fn declare(&mut self, declared: Vec<DeclaredEntry>) -> Arc<Table> {
+    pub(in crate::table) fn declare(&mut self, declared: Vec<DeclaredEntry>) -> Arc<Table> {
         self.change(Change { declared, ..Change::default() })
     }
 }
 
-pub(super) fn instance(service: &str, id: &str, version: &str, tags: &[&str]) -> Endpoint {
+pub(in crate::table) fn instance(service: &str, id: &str, version: &str, tags: &[&str]) -> Endpoint {
     let wire = v1::InstanceSpec {
         service: service.to_owned(),
         id: id.to_owned(),
@@ -89,7 +98,7 @@ pub(super) fn instance(service: &str, id: &str, version: &str, tags: &[&str]) ->
     Endpoint::of(&InstanceSpec::from_wire(&wire).expect("a good spec"), InstanceState::Up, 1)
 }
 
-pub(super) fn service(name: &str) -> ServiceKey {
+pub(in crate::table) fn service(name: &str) -> ServiceKey {
     ServiceKey::new("", name).expect("a good name")
 }
 
