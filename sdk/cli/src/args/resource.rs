@@ -136,6 +136,15 @@ pub(crate) struct ExplainArgs {
     /// A header field; may be repeated
     #[arg(short = 'H', long = "header", value_name = "NAME: VALUE", value_parser = header)]
     pub(crate) headers: Vec<Pair>,
+    /// As if the manifests in a file, a folder or - (standard input) were applied; may be repeated
+    #[arg(short, long = "filename", value_name = "FILE|FOLDER|-", value_hint = clap::ValueHint::AnyPath)]
+    pub(crate) filenames: Vec<PathBuf>,
+    /// Also what lies in folders within the folders
+    #[arg(short = 'R', long, requires = "filenames")]
+    pub(crate) recursive: bool,
+    /// By the routing of this revision, as long as a proxy remembers it [default: the current one]
+    #[arg(long, value_name = "N", conflicts_with = "filenames")]
+    pub(crate) revision: Option<u64>,
     /// The proxy's admin port [default: the first that the control plane knows]
     #[arg(long, value_name = "HOST:PORT", value_parser = value::address)]
     pub(crate) proxy: Option<String>,

@@ -5,8 +5,11 @@
 use std::{io, net::SocketAddr};
 
 use bytes::Bytes;
-use http::{HeaderMap, Request, StatusCode, header::HOST};
-use http_body_util::{BodyExt as _, Empty};
+use http::{
+    HeaderMap, Request, StatusCode,
+    header::{CONTENT_TYPE, HOST},
+};
+use http_body_util::{BodyExt as _, Full};
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
@@ -37,7 +40,7 @@ pub(crate) struct Answer {
 #[derive(Debug)]
 pub(crate) struct Connection {
     address: SocketAddr,
-    sender: SendRequest<Empty<Bytes>>,
+    sender: SendRequest<Full<Bytes>>,
 }
 
 impl Connection {
@@ -67,8 +70,19 @@ impl Connection {
     /// # Errors
     /// The connection broke before the answer was complete.
     pub(crate) async fn get(&mut self, path: &str) -> Result<Answer, Error> {
-        let request = Request::get(path).header(HOST, self.address.to_string()).body(Empty::new());
-        let request = request.map_err(|source| Error::Path { path: path.to_owned(), source })?;
+        self.send(path, Request::get(path).body(Full::default())).await
+    }
+
+    async fn send(
+        &mut self,
+        path: &str,
+        request: http::Result<Request<Full<Bytes>>>,
+    ) -> Result<Answer, Error> {
+        let with_host = request.and_then(|mut request| {
+            request.headers_mut().insert(HOST, self.address.to_string().try_into()?);
+            Ok(request)
+        });
+        let request = with_host.map_err(|source| Error::Path { path: path.to_owned(), source })?;
         let failed = |source| Error::Exchange { address: self.address, source };
         let (parts, body) = self.sender.send_request(request).await.map_err(failed)?.into_parts();
         let body = body.collect().await.map_err(failed)?.to_bytes();
@@ -82,4 +96,13 @@ impl Connection {
 /// Nobody answers.
 pub(crate) async fn get(address: SocketAddr, path: &str) -> Result<Answer, Error> {
     Connection::open(address).await?.get(path).await
+}
+
+/// One POST of JSON on a connection of its own.
+///
+/// # Errors
+/// Nobody answers.
+pub(crate) async fn post(address: SocketAddr, path: &str, json: Bytes) -> Result<Answer, Error> {
+    let request = Request::post(path).header(CONTENT_TYPE, "application/json").body(Full::new(json));
+    Connection::open(address).await?.send(path, request).await
 }

@@ -1,6 +1,11 @@
 //! Where a route attaches, and what its rules are called.
 
-use waypost_tests::gateway::{Ask, Scene, gateway, http_route, listener_port, resource};
+use serde_json::Value;
+use waypost_tests::{
+    gateway::{Ask, Scene, gateway, http_route, listener_port, resource},
+    process::run,
+    program::Program,
+};
 
 use crate::case::{Case, case};
 
@@ -14,6 +19,8 @@ pub(super) const CASES: &[Case] = &[
     case!(Implementation "HTTPRouteParentRefs"
         "a route without parentRefs belongs to the proxy's own port, and so does `default/waypost`" implicit),
     case!(Extended "HTTPRouteNamedRouteRule" "a rule's name is what the proxy explains requests with" named),
+    case!(Implementation "HTTPRouteParentRefs"
+        "`waypost explain` answers as if manifests were applied, and by revisions that are past" explained),
     case!(Core "HTTPRouteObservedGenerationBump" "conditions carry the generation that they speak of" generation),
     case!(Core "HTTPRouteParentRefs" "a route that is deleted takes no requests any more" deleted),
 ];
@@ -132,4 +139,54 @@ async fn deleted(scene: &Scene) {
     assert_eq!(scene.who("a.example", "/").await, "one");
     scene.delete("HTTPRoute", "default", "shop").await;
     assert_eq!(scene.who("a.example", "/").await, "404 no_route");
+}
+
+/// What `waypost explain` says of a request.
+async fn explain(scene: &Scene, more: &[&str], url: &str) -> Value {
+    let control_plane = format!("http://{}", scene.cluster.control_plane.grpc);
+    let all = ["--control-plane", &control_plane, "-o", "json", "explain", "GET", url];
+    let ended = run(Program::Cli, &[&all[..], more].concat()).await;
+    assert_eq!(ended.code, Some(0), "{ended:?}");
+    serde_json::from_str(&ended.stdout).expect("JSON")
+}
+
+/// The listener and the service that a request comes to.
+fn way(explanation: &Value) -> [String; 2] {
+    let outcome = &explanation["outcome"];
+    let texts = [&outcome["listener"], &outcome["backends"][0]["service"]];
+    texts.map(|text| text.as_str().unwrap_or_default().to_owned())
+}
+
+async fn explained(scene: &Scene) {
+    let spec = |service: &str| format!("rules: [{{backendRefs: [{{name: {service}}}]}}]");
+    let first = scene.apply(&http_route("shop", &spec("one"))).await.revision;
+    let port = listener_port();
+    let own = "listener/default/waypost/http";
+    let next = [
+        gateway("edge", &format!("- {{name: a, port: {port}, protocol: HTTP}}")),
+        http_route("shop", &format!("parentRefs: [{{name: edge}}, {{name: waypost}}]\n{}", spec("partner"))),
+        resource("ExternalService", "default", "partner", "addresses: ['127.0.0.1:9']\nprotocol: http1"),
+    ]
+    .concat();
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("next.yaml");
+    std::fs::write(&file, &next).expect("it is written");
+    let file = file.to_str().expect("text");
+    let at = format!("http://a.example:{port}/");
+
+    let preview = explain(scene, &["-f", file], &at).await;
+    assert_eq!(way(&preview), ["listener/default/edge/a", "partner"]);
+    assert_eq!(preview["outcome"]["backends"][0]["endpoints"][0]["selected"], true, "{preview:#}");
+    assert_eq!((&preview["revision"], &preview["current"]), (&first.into(), &false.into()));
+    assert_eq!(way(&explain(scene, &["-f", file], "/").await), [own, "partner"]);
+    assert_eq!(way(&explain(scene, &[], "/").await), [own, "one"], "nothing was applied");
+    assert_eq!(scene.who("a.example", "/").await, "one");
+
+    let second = scene.apply(&next).await.revision;
+    let now = explain(scene, &[], &at).await;
+    assert_eq!((&now["outcome"], &now["listeners"]), (&preview["outcome"], &preview["listeners"]));
+    assert_eq!((&now["revision"], &now["current"]), (&second.into(), &true.into()));
+    let past = explain(scene, &["--revision", &first.to_string()], "/").await;
+    assert_eq!(way(&past), [own, "one"]);
+    assert_eq!((&past["revision"], &past["current"]), (&first.into(), &false.into()));
 }

@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use crate::output::table::{self, Cell, Colour, Table};
 
-/// Tells it in full.
-pub(super) fn told(explanation: &Value, colour: bool) -> String {
-    let mut said = head(explanation, colour);
+/// Tells it in full. `asked` is the revision that was asked for, if one was.
+pub(super) fn told(explanation: &Value, asked: Option<u64>, colour: bool) -> String {
+    let mut said = head(explanation, asked, colour);
     let considered = considered(list(&explanation["considered"]));
     section(&mut said, "looked at, in this order", &considered.render(colour));
     if let Some(more) = explanation["more"].as_u64().filter(|more| *more > 0) {
@@ -36,7 +36,7 @@ pub(super) fn told(explanation: &Value, colour: bool) -> String {
 }
 
 /// The request, the listener, and what it comes to.
-fn head(explanation: &Value, colour: bool) -> String {
+fn head(explanation: &Value, asked: Option<u64>, colour: bool) -> String {
     let request = &explanation["request"];
     let query = request["query"].as_str().map(|query| format!("?{query}")).unwrap_or_default();
     let host = text(&request["host"]);
@@ -46,11 +46,16 @@ fn head(explanation: &Value, colour: bool) -> String {
         listeners.iter().filter(|one| one["chosen"] == true).map(|one| text(&one["id"])).collect();
     let outcome = &explanation["outcome"];
     let (verdict, shade) = verdict(outcome);
-    let mut pairs: Vec<(&'static str, Cell)> = vec![
+    let mut pairs: Vec<(&'static str, Cell)> = Vec::new();
+    // A proxy of an older version does not say.
+    if explanation["revision"].is_u64() {
+        pairs.push(("revision", answers_by(explanation, asked)));
+    }
+    pairs.extend([
         ("request", format!("{} {}{query}, {host}", text(&request["method"]), text(&request["path"])).into()),
         ("listener", Cell::coloured(chosen.join(", "), None)),
         ("outcome", Cell::coloured(verdict, Some(shade))),
-    ];
+    ]);
     for (name, field) in [("takes", "asks"), ("service", "service"), ("forwarded", "path")] {
         if !text(&outcome[field]).is_empty() {
             pairs.push((name, text(&outcome[field]).into()));
@@ -64,6 +69,32 @@ fn head(explanation: &Value, colour: bool) -> String {
     }
     section(&mut said, "other listeners", &rejected.render(colour));
     said
+}
+
+/// By what the proxy answers.
+fn answers_by(explanation: &Value, asked: Option<u64>) -> Cell {
+    let revision = number(&explanation["revision"]);
+    let preview = &explanation["preview"];
+    if preview.is_object() {
+        let (changed, removed) = (list(&preview["changed"]).len(), list(&preview["removed"]).len());
+        let mut said = match changed + removed {
+            0 => format!("{revision}; applying the manifests would change no routing"),
+            _ => format!("{revision} as if the manifests were applied: {changed} changed, {removed} removed"),
+        };
+        let base = preview["revision"].as_u64().unwrap_or_default();
+        if explanation["revision"].as_u64() != Some(base) {
+            let _ = write!(said, "; the control plane is at {base}, ask again once the proxy is there too");
+        }
+        return Cell::coloured(said, Some(Colour::Yellow));
+    }
+    if explanation["current"] == true {
+        return format!("{revision}, the current one").into();
+    }
+    let since = match asked.filter(|asked| Some(*asked) != explanation["revision"].as_u64()) {
+        Some(asked) => format!(", with the routing of {asked}; instances may have been others by then"),
+        None => String::new(),
+    };
+    Cell::coloured(format!("{revision}, not the current one{since}"), Some(Colour::Yellow))
 }
 
 fn verdict(outcome: &Value) -> (String, Colour) {
@@ -213,7 +244,7 @@ mod tests {
                 }],
             },
         });
-        let said = told(&explanation, false);
+        let said = told(&explanation, None, false);
         for part in [
             "request    GET /cart?a=b, host shop.example\n",
             "listener   listener/default/waypost/http\n",
@@ -237,7 +268,7 @@ mod tests {
             "nearest": [{ "route": "httproute/default/shop", "rule": 0, "asks": "POST /cart", "listener": "l",
                           "missed": ["the method is GET, and POST is asked for"] }],
         }});
-        let said = told(&explanation, false);
+        let said = told(&explanation, None, false);
         assert!(said.contains("404: every rule") && said.contains("POST is asked for"), "{said}");
     }
 }
