@@ -135,10 +135,7 @@ impl Cors {
     /// The fields of the answer to a preflight, which goes out with [`PREFLIGHT_STATUS`] and no body; `None` where the
     /// request is no preflight. The answer to an origin that may not read says nothing of origins.
     pub fn preflight(&self, method: &Method, headers: &HeaderMap) -> Option<HeaderMap> {
-        if method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
-            return None;
-        }
-        let wanted = headers.get(ACCESS_CONTROL_REQUEST_METHOD)?;
+        let wanted = announced(method, headers)?;
         let mut answer = HeaderMap::with_capacity(8);
         if self.say_origin(&self.caller(headers).0, &mut answer) {
             let wanted = Method::from_bytes(wanted.as_bytes()).is_ok().then(|| wanted.clone());
@@ -217,6 +214,15 @@ impl Cors {
         }
         true
     }
+}
+
+/// The method of the request that a preflight asks for, as it is written; `None` where the request is no preflight
+/// (Fetch, "CORS-preflight request").
+pub(crate) fn announced<'a>(method: &Method, headers: &'a HeaderMap) -> Option<&'a HeaderValue> {
+    if method != Method::OPTIONS || !headers.contains_key(ORIGIN) {
+        return None;
+    }
+    headers.get(ACCESS_CONTROL_REQUEST_METHOD)
 }
 
 impl Names {

@@ -9,7 +9,10 @@ use super::{
     DeclaredError, Listener, RequestView,
     value::{HeaderMatch, QueryMatch, whole},
 };
-use crate::{rule::Rule, table::path};
+use crate::{
+    rule::{Rule, cors},
+    table::path,
+};
 
 /// How a rule's path is compared.
 #[derive(Clone, Debug)]
@@ -144,7 +147,10 @@ impl Candidate {
 
     /// All that a request fails beside the path.
     pub(super) fn failures<'a>(&'a self, request: &RequestView<'_>) -> impl Iterator<Item = Failed<'a>> {
-        let method = self.method.as_ref().filter(|method| **method != *request.method);
+        let method = self
+            .method
+            .as_ref()
+            .filter(|method| **method != *request.method && !self.answers_preflight_for(method, request));
         let headers = self.headers.iter().filter(|header| !header.fits(request.headers));
         let query = self.query.iter().filter(|query| !query.fits(request.query));
         method
@@ -153,6 +159,18 @@ impl Candidate {
             .chain(headers.map(Failed::Header))
             .chain(query.map(Failed::Query))
     }
+
+    /// Whether a request is a preflight for this method that the rule answers itself. Without a CORS filter it would be
+    /// forwarded, and the rule never said that it takes OPTIONS.
+    fn answers_preflight_for(&self, method: &Method, request: &RequestView<'_>) -> bool {
+        announces(request, method) && self.rule.filters.cors.is_some()
+    }
+}
+
+/// Whether a request is a preflight for this method.
+pub(super) fn announces(request: &RequestView<'_>, method: &Method) -> bool {
+    let announced = cors::announced(request.method, request.headers);
+    announced.is_some_and(|announced| announced.as_bytes() == method.as_str().as_bytes())
 }
 
 /// For example `GET /a/* header x-a="1" query p~"[0-9]+"`.

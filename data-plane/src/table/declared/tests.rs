@@ -3,15 +3,18 @@
 
 use std::{cmp::Reverse, collections::BTreeMap};
 
-use http::{HeaderMap, HeaderName, HeaderValue, Method};
+use http::{
+    HeaderMap, HeaderName, HeaderValue, Method,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
 use proptest::{collection::vec, option, prelude::*, sample::select};
 use waypost_proto::{
     instance::{Endpoint, InstanceSpec},
     name::ServiceKey,
     snapshot::{Change, Snapshot},
     v1::{
-        self, Attachment, InstanceState, RouteBackend, RouteRule, RuleMatch, RulePath, RuleRoute, RuleValue,
-        declared_entry::Kind,
+        self, Attachment, InstanceState, RouteBackend, RouteFilter, RouteRule, RuleMatch, RulePath,
+        RuleRoute, RuleValue, declared_entry::Kind, route_filter,
     },
 };
 
@@ -52,6 +55,28 @@ pub(in crate::table) fn simple(
     let rule = RouteRule { matches: vec![matches], backends: vec![backend], ..RouteRule::default() };
     let attachments = vec![Attachment { listener: OWN_LISTENER.to_owned(), hostnames }];
     route_entry(name, RuleRoute { attachments, rules: vec![rule], ..RuleRoute::default() })
+}
+
+/// A CORS filter for one origin.
+pub(super) fn cors_filter() -> RouteFilter {
+    let cors = v1::Cors { allow_origins: vec!["https://a.ex".to_owned()], ..v1::Cors::default() };
+    RouteFilter { kind: Some(route_filter::Kind::Cors(cors)) }
+}
+
+/// The same route with a CORS filter in all of its rules.
+pub(super) fn with_cors(mut entry: DeclaredEntry) -> DeclaredEntry {
+    if let Some(Kind::Route(route)) = &mut entry.kind {
+        route.rules.iter_mut().for_each(|rule| rule.filters.push(cors_filter()));
+    }
+    entry
+}
+
+/// The fields of a preflight for a method.
+pub(super) fn preflight_fields(method: &'static str) -> HeaderMap {
+    HeaderMap::from_iter([
+        (ORIGIN, HeaderValue::from_static("https://a.ex")),
+        (ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static(method)),
+    ])
 }
 
 /// A proxy's way from changes to tables.
@@ -214,6 +239,48 @@ fn automatic_routes_come_after_declared_ones_and_at_the_own_listener_alone() {
     assert_eq!(found(&table, 8080, "x", "/s/declared"), "rule 11");
     assert_eq!(found(&table, 0, "a.example", "/s/declared"), "route 2", "another listener's host");
     assert_eq!(found(&table, 0, "A.example:8080", "/s/declared"), "route 2");
+}
+
+#[test]
+fn a_preflight_goes_to_the_rule_that_will_take_the_request_if_that_can_answer_it() {
+    let for_method = |path, method: &str| RuleMatch { method: method.to_owned(), ..prefix(path) };
+    let mut scene = Scene::new();
+    let table = scene.declare(vec![
+        with_cors(simple("all", "", prefix("/"), "s")),
+        with_cors(simple("read", "", for_method("/a", "GET"), "s")),
+        with_cors(simple("write", "", for_method("/a", "PUT"), "s")),
+        simple("plain", "", for_method("/a/plain", "GET"), "s"),
+        simple("own", "", for_method("/a/own", "OPTIONS"), "s"),
+        simple("any", "", prefix("/a/any"), "s"),
+    ]);
+    let taken_by = |method: &Method, path, headers: &HeaderMap| {
+        let request = RequestView { host: "x", ..RequestView::plain(method, path, headers) };
+        let (placed, _) = table.declared.search(&request, &mut ())?;
+        Some(placed.candidate.route_id.rsplit('/').next()?.to_owned())
+    };
+    for (path, announced, taker) in [
+        ("/", "GET", "all"),
+        ("/a", "GET", "read"),
+        ("/a/1", "PUT", "write"),
+        ("/a", "DELETE", "all"),
+        ("/a", "get", "all"),
+        // No rule gets an OPTIONS that it did not ask for, if it cannot answer it.
+        ("/a/plain", "GET", "read"),
+        // What names or takes OPTIONS keeps it.
+        ("/a/own", "GET", "own"),
+        ("/a/any", "GET", "any"),
+    ] {
+        let taken = taken_by(&Method::OPTIONS, path, &preflight_fields(announced));
+        assert_eq!(taken.as_deref(), Some(taker), "{announced} {path}");
+    }
+    for missing in [ORIGIN, ACCESS_CONTROL_REQUEST_METHOD] {
+        let mut fields = preflight_fields("GET");
+        fields.remove(&missing);
+        let taken = taken_by(&Method::OPTIONS, "/a", &fields);
+        assert_eq!(taken.as_deref(), Some("all"), "no preflight without {missing}");
+    }
+    let taken = taken_by(&Method::GET, "/a", &preflight_fields("PUT"));
+    assert_eq!(taken.as_deref(), Some("read"), "only OPTIONS is a preflight");
 }
 
 #[test]

@@ -14,6 +14,8 @@ pub(super) const CASES: &[Case] = &[
     case!(Extended "HTTPRouteCORS" "`https://*.example.com` allows origins below that domain" wildcard_host),
     case!(Extended "HTTPRouteCORS"
         "with allowCredentials, the origin is named instead of `*`" credentials),
+    case!(Extended "HTTPRouteCORS"
+        "a preflight is answered by the rule for the method that it announces" by_method),
     case!(Extended "HTTPRouteCORS" "OPTIONS that is no preflight is forwarded" options),
 ];
 
@@ -28,7 +30,11 @@ async fn cors(scene: &Scene, cors: &str) {
 }
 
 async fn ask_first(scene: &Scene, origin: &str, method: &str, headers: &str) -> Answer {
-    let ask = Ask::get("a.example", "/").method("OPTIONS").headers(&[
+    ask_first_at(scene, "/", origin, method, headers).await
+}
+
+async fn ask_first_at(scene: &Scene, path: &str, origin: &str, method: &str, headers: &str) -> Answer {
+    let ask = Ask::get("a.example", path).method("OPTIONS").headers(&[
         ("origin", origin),
         ("access-control-request-method", method),
         ("access-control-request-headers", headers),
@@ -110,4 +116,32 @@ async fn options(scene: &Scene) {
     cors(scene, SHOP).await;
     let ask = Ask::get("a.example", "/").method("OPTIONS");
     assert_eq!(scene.send(&ask).await.who(), "one");
+}
+
+async fn by_method(scene: &Scene) {
+    let rule = |method: &str, origin: &str| {
+        let cors = format!("allowOrigins: ['{origin}'], allowMethods: [{method}]");
+        format!(
+            "- {{matches: [{{method: {method}, path: {{value: /a}}}}], filters: [{{type: CORS, cors: {{{cors}}}}}], \
+             backendRefs: [{{name: one}}]}}\n"
+        )
+    };
+    let rules = rule("GET", "https://readers.example") + &rule("PUT", "https://writers.example");
+    // What takes every OPTIONS, and would tell all origins yes, is no reason to ask it.
+    let rest = "- {filters: [{type: CORS, cors: {allowOrigins: ['*']}}], backendRefs: [{name: two}]}\n";
+    scene.apply(&http_route("shop", &format!("rules:\n{rules}{rest}"))).await;
+    for (origin, method, allowed) in [
+        ("https://readers.example", "GET", "https://readers.example"),
+        ("https://readers.example", "PUT", ""),
+        ("https://writers.example", "PUT", "https://writers.example"),
+        ("https://writers.example", "GET", ""),
+        ("https://others.example", "DELETE", "*"),
+    ] {
+        let answer = ask_first_at(scene, "/a", origin, method, "x-one").await;
+        assert!(answer.status.is_success(), "{method}: {}", answer.status);
+        assert_eq!(answer.header("x-instance"), "", "{method}: not forwarded");
+        assert_eq!(answer.header("access-control-allow-origin"), allowed, "{origin} {method}");
+    }
+    let ask = Ask::get("a.example", "/a").method("OPTIONS");
+    assert_eq!(scene.send(&ask).await.who(), "two", "that was no preflight");
 }

@@ -8,7 +8,7 @@ mod report;
 
 use super::{
     Backend, BackendRef, Candidate, Declared, Failed, Host, Hostname, Listener, Observer, Placed,
-    RequestView, Site, host_name,
+    RequestView, Site, candidate::announces, host_name,
 };
 use crate::table::{Found, Table};
 pub use report::{
@@ -153,8 +153,13 @@ impl Failed<'_> {
         match self {
             Self::Path => format!("the path does not fit {}", candidate.path),
             Self::Method => {
-                let wanted = candidate.method.as_ref().map_or("", http::Method::as_str);
-                format!("the method is {}, and {wanted} is asked for", request.method)
+                let Some(wanted) = &candidate.method else { return String::new() };
+                let preflight = if announces(request, wanted) {
+                    "; the rule has no CORS filter that answers preflights for that"
+                } else {
+                    ""
+                };
+                format!("the method is {}, and {wanted} is asked for{preflight}", request.method)
             }
             Self::Header(header) => {
                 let wanted = header.pattern.wanted();

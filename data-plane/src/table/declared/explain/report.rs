@@ -10,7 +10,10 @@ use super::{
     super::{Candidate, Hostname, Listener, Placed, RequestView},
     resolve,
 };
-use crate::table::{EndpointSet, Member, ServiceTable, Table, Target};
+use crate::{
+    rule::cors,
+    table::{EndpointSet, Member, ServiceTable, Table, Target},
+};
 
 /// Why a request goes where it goes.
 #[derive(Debug, Serialize)]
@@ -177,6 +180,9 @@ pub struct RuleReport {
     pub listener: String,
     /// The part of the path that the prefix has taken.
     pub matched_prefix: String,
+    /// The method that the request is a preflight for, where the rule's CORS filter answers it and no backend is asked.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub preflight: Option<String>,
     /// What is done with the request and its answer, in this order.
     pub filters: Vec<RouteFilter>,
     /// The path as backends get it.
@@ -191,6 +197,8 @@ impl RuleReport {
         let entry = &candidate.rule.entry;
         let total: u64 = entry.backends.iter().map(|backend| u64::from(backend.weight)).sum();
         let path = candidate.rule.rewritten(request.path, taken);
+        let announced = cors::announced(request.method, request.headers);
+        let announced = announced.filter(|_| candidate.rule.filters.cors.is_some());
         Self {
             route: candidate.route_id.to_string(),
             rule: candidate.place.0,
@@ -198,6 +206,7 @@ impl RuleReport {
             asks: candidate.to_string(),
             listener: placed.listener.id.to_string(),
             matched_prefix: request.path[..taken].to_owned(),
+            preflight: announced.map(|method| String::from_utf8_lossy(method.as_bytes()).into_owned()),
             filters: entry.filters.clone(),
             path,
             backends: entry.backends.iter().map(|one| BackendReport::of(table, one, total)).collect(),

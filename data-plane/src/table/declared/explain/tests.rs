@@ -8,7 +8,9 @@ use waypost_proto::v1::{
 };
 
 use super::{
-    super::tests::{Scene, instance, listener_entry, prefix, route_entry, service, simple},
+    super::tests::{
+        Scene, instance, listener_entry, prefix, preflight_fields, route_entry, service, simple, with_cors,
+    },
     *,
 };
 use crate::table::declared::OWN_LISTENER;
@@ -115,6 +117,27 @@ fn where_nothing_matches_the_nearest_misses_say_what_is_in_the_way() {
     let outcome = ask("nobody.example", "/orders");
     assert!(outcome["why"].as_str().expect("text").starts_with("no route at this listener takes the host"));
     assert_eq!(outcome["nearest"][0]["missed"], json!(["it takes other.example alone"]));
+}
+
+#[test]
+fn a_preflight_is_said_to_be_one_and_why_a_rule_does_not_answer_it() {
+    let mut scene = Scene::new();
+    let read = |path| RuleMatch { method: "GET".to_owned(), ..prefix(path) };
+    let table = scene.declare(vec![
+        with_cors(simple("with", "", read("/a"), "s")),
+        simple("without", "", read("/a/b"), "s"),
+    ]);
+    let fields = preflight_fields("GET");
+    let found = explained(&table, &RequestView::plain(&Method::OPTIONS, "/a/b", &fields));
+    assert_eq!(found["considered"][0]["route"], "httproute/default/without");
+    assert_eq!(
+        found["considered"][0]["rejected"],
+        "the method is OPTIONS, and GET is asked for; the rule has no CORS filter that answers preflights for that"
+    );
+    assert_eq!(found["outcome"]["route"], "httproute/default/with");
+    assert_eq!(found["outcome"]["preflight"], "GET");
+    let found = explained(&table, &RequestView::plain(&Method::GET, "/a", &fields));
+    assert_eq!(found["outcome"].get("preflight"), None);
 }
 
 #[test]

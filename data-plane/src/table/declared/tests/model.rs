@@ -9,6 +9,7 @@ use super::*;
 const HOSTNAMES: [&str; 6] = ["", "*.ex", "a.ex", "*.a.ex", "b.a.ex", "*.x.a.ex"];
 const HOSTS: [&str; 8] = ["", "ex", "a.ex", "A.eX:80", "b.a.ex", "c.a.ex", "b.x.a.ex", "other"];
 const PORTS: [u32; 4] = [0, 80, 81, 82];
+const REQUEST_METHOD: &str = "access-control-request-method";
 const REGEXES: [&str; 4] = ["/[ab]+", "/a(/b)*", ".*b", "/(a|ab)/"];
 
 fn value(name: &str, value: &str, regex: bool) -> RuleValue {
@@ -30,7 +31,7 @@ fn matches() -> impl Strategy<Value = RuleMatch> {
         .prop_map(|(name, text, regex)| value(name, text, regex));
     let query =
         (select(vec!["p", "q"]), select(vec!["1", "2"])).prop_map(|(name, text)| value(name, text, false));
-    let method = select(vec!["", "", "GET", "POST"]);
+    let method = select(vec!["", "", "GET", "POST", "OPTIONS"]);
     (path, method, vec(header, 0..3), vec(query, 0..3)).prop_map(|((kind, path), method, headers, query)| {
         let path = if path.is_empty() { "/".to_owned() } else { path };
         RuleMatch { path_kind: kind.into(), path, method: method.to_owned(), headers, query }
@@ -47,7 +48,11 @@ fn route() -> impl Strategy<Value = RuleRoute> {
         },
         hostnames: hostnames.into_iter().filter(|name| !name.is_empty()).map(str::to_owned).collect(),
     });
-    let rule = vec(matches(), 1..3).prop_map(|matches| RouteRule { matches, ..RouteRule::default() });
+    let rule = (vec(matches(), 1..3), any::<bool>()).prop_map(|(matches, cors)| RouteRule {
+        matches,
+        filters: if cors { vec![cors_filter()] } else { Vec::new() },
+        ..RouteRule::default()
+    });
     (option::of(0..3_u64), vec(attachment, 0..3), vec(rule, 1..4)).prop_map(
         |(created_at, attachments, rules)| {
             let created_at =
@@ -92,8 +97,13 @@ fn asked() -> impl Strategy<Value = Asked> {
         select(vec![0, 80, 81]),
         select(HOSTS.to_vec()),
         path_text(),
-        select(vec![Method::GET, Method::POST]),
-        vec((select(vec!["x-a", "x-b"]), select(vec!["1", "2"])), 0..3),
+        select(vec![Method::GET, Method::POST, Method::OPTIONS]),
+        (
+            vec((select(vec!["x-a", "x-b"]), select(vec!["1", "2"])), 0..3),
+            option::of(Just(("origin", "https://a.ex"))),
+            option::of(select(vec!["GET", "POST", "OPTIONS"]).prop_map(|it| (REQUEST_METHOD, it))),
+        )
+            .prop_map(|(some, origin, announced)| some.into_iter().chain(origin).chain(announced).collect()),
         select(vec![None, Some("p=1"), Some("q=2&p=1"), Some("p=2&p=1&q=1")]),
     )
         .prop_map(|(port, host, path, method, headers, query)| Asked {
@@ -137,7 +147,19 @@ fn firsts(values: &[RuleValue]) -> BTreeMap<&str, &RuleValue> {
     values.iter().rev().map(|value| (value.name.as_str(), value)).collect()
 }
 
-fn rest_fits(wanted: &RuleMatch, asked: &Asked) -> bool {
+/// The methods as which a request is matched by a rule.
+fn methods(rule: &RouteRule, asked: &Asked) -> Vec<String> {
+    let mut methods = vec![asked.method.to_string()];
+    let find = |wanted: &str| asked.headers.iter().find(|(name, _)| *name == wanted).map(|(_, value)| *value);
+    if let (true, Some(_), Some(announced)) = (!rule.filters.is_empty(), find("origin"), find(REQUEST_METHOD))
+        && asked.method == Method::OPTIONS
+    {
+        methods.push(announced.to_owned());
+    }
+    methods
+}
+
+fn rest_fits(rule: &RouteRule, wanted: &RuleMatch, asked: &Asked) -> bool {
     let header = |name: &str| {
         let values: Vec<&str> =
             asked.headers.iter().filter(|(known, _)| *known == name).map(|(_, value)| *value).collect();
@@ -147,7 +169,7 @@ fn rest_fits(wanted: &RuleMatch, asked: &Asked) -> bool {
         let mut pairs = asked.query?.split('&').filter_map(|pair| pair.split_once('='));
         pairs.find(|(known, _)| *known == name).map(|(_, value)| value.to_owned())
     };
-    (wanted.method.is_empty() || wanted.method == asked.method.as_str())
+    (wanted.method.is_empty() || methods(rule, asked).contains(&wanted.method))
         && firsts(&wanted.headers).iter().all(|(name, value)| header(name).as_ref() == Some(&value.value))
         && firsts(&wanted.query).iter().all(|(name, value)| parameter(name).as_ref() == Some(&value.value))
 }
@@ -183,7 +205,7 @@ fn naive(snapshot: &Snapshot, own_port: u16, asked: &Asked) -> Option<Answer> {
         for (at, rule) in route.rules.iter().enumerate() {
             for (place, wanted) in rule.matches.iter().enumerate() {
                 let Some((kind, taken)) = path_fits(wanted, &asked.path) else { continue };
-                if rest_fits(wanted, asked) {
+                if rest_fits(rule, wanted, asked) {
                     let length = if kind == 2 { taken } else { wanted.path.len() };
                     let created_at = route.created_at.as_ref().map_or(0, |stamp| stamp.seconds);
                     let (headers, query) = (firsts(&wanted.headers).len(), firsts(&wanted.query).len());

@@ -56,7 +56,9 @@ fn head(explanation: &Value, asked: Option<u64>, colour: bool) -> String {
         ("listener", Cell::coloured(chosen.join(", "), None)),
         ("outcome", Cell::coloured(verdict, Some(shade))),
     ]);
-    for (name, field) in [("takes", "asks"), ("service", "service"), ("forwarded", "path")] {
+    for (name, field) in
+        [("takes", "asks"), ("preflight for", "preflight"), ("service", "service"), ("forwarded", "path")]
+    {
         if !text(&outcome[field]).is_empty() {
             pairs.push((name, text(&outcome[field]).into()));
         }
