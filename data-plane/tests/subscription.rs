@@ -478,7 +478,6 @@ async fn the_admin_port_tells_of_the_ports_that_a_control_plane_asks_for() {
             if told["ports"].as_array().is_some_and(|ports| ports.len() == 2) {
                 return told;
             }
-            tokio::time::sleep(Duration::from_millis(2)).await;
         }
     };
     let told = timeout(PATIENCE, told).await.expect("both were tried");
