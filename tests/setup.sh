@@ -4,7 +4,8 @@
 #   tests/setup.sh              what a build needs: a C compiler (the allocator is C), protoc and its files (etcd's
 #                               client is generated from its contract), OpenSSL's headers (Consul's client links it),
 #                               curl (the documents' examples)
-#   tests/setup.sh --servers    also what tests start: Redis, etcd, Consul, nginx, nghttp2's clients, Python's libraries
+#   tests/setup.sh --servers    also what tests start: Redis, etcd, Consul, nginx, nghttp2's clients, Python's libraries,
+#                               Chromium (100 MB with what it needs)
 #   tests/setup.sh --bench      also the peers of the benchmarks: nginx, HAProxy, Envoy, and the clients wrk and h2load
 #
 # Prints nothing and installs nothing where all is there. On Debian and Ubuntu, as root or with sudo that does
@@ -83,6 +84,13 @@ has_protoc() {
     return 1
 }
 
+has_browser() {
+    for name in chromium-headless-shell chromium google-chrome chromium-browser; do
+        command -v "$name" >/dev/null 2>&1 && return 0
+    done
+    return 1
+}
+
 # protoc, or where it cannot be had without an administrator, the same in Rust.
 ensure_protoc() {
     has_protoc && return 0
@@ -113,6 +121,8 @@ case ${1:-} in
         ensure etcd etcdctl || say "the tests of the etcd store are left out"
         "$(dirname "$0")/install-consul.sh" || say "the tests of the Consul store are left out"
         "$(dirname "$0")/python-env.sh" || say "the tests of the store plugin are left out"
+        # Chromium without its user interface: a fifth less to download, and with all of its network code.
+        has_browser || install chromium-headless-shell || say "the tests with a browser are left out"
         ensure nginx nghttp h2load || say "the tests with other people's clients leave out those that are missing"
         target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
         here=$(dirname "$0")

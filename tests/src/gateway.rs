@@ -57,7 +57,12 @@ pub struct Scene {
 impl Scene {
     /// Starts all of it.
     pub async fn start() -> Self {
-        let cluster = Cluster::builder().start().await;
+        Self::start_with(&[]).await
+    }
+
+    /// Starts all of it, the proxy with these arguments more.
+    pub async fn start_with(proxy: &[&str]) -> Self {
+        let cluster = Cluster::builder().proxy(proxy).start().await;
         let client = cluster.client();
         let mut services = Vec::new();
         for (service, namespace, protocol) in SERVICES {

@@ -1,8 +1,8 @@
 //! Declared routes with clients and servers that nobody here wrote.
 //!
 //! One that is not installed is listed as ignored, with the reason in its name.
-//!
-//! Deliberately absent: browsers; curl loads several things over one connection as they do.
+
+mod browser;
 
 use std::{
     fs,
@@ -79,6 +79,16 @@ pub(crate) const ALL: &[Foreign] = &[
         name: "nginx",
         missing: || program("nginx"),
         cases: &[case!(Core "nginx" "ranges, conditions, HEAD, compression, redirects and refusals" nginx)],
+    },
+    Foreign {
+        name: "Chromium",
+        missing: browser::missing,
+        cases: &[
+            case!(Core "Chromium"
+                "pages of many parts over few connections, which end when they are idle" browser::http1),
+            case!(Core "Chromium"
+                "pages over TLS and HTTP/2 while certificates are exchanged and connections end" browser::https),
+        ],
     },
     Foreign {
         name: "http.server",
