@@ -17,7 +17,7 @@ const LONGEST: usize = 420;
 const LONGEST_TESTS: usize = 160;
 
 /// Which of the workspace's crates each crate may depend on: one way only.
-const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
+const MAY_DEPEND_ON: [(&str, &[&str]); 8] = [
     ("proto", &[]),
     ("sdk/rust", &["waypost-proto"]),
     ("control-plane", &["waypost-proto", "waypost-sdk"]),
@@ -25,6 +25,7 @@ const MAY_DEPEND_ON: [(&str, &[&str]); 7] = [
     ("registry-agent", &["waypost-proto", "waypost-sdk"]),
     ("sdk/cli", &["waypost-proto", "waypost-sdk"]),
     ("tests", &["waypost-proto", "waypost-sdk"]),
+    ("tests/fuzz", &["waypost-proto", "waypost-proxy"]),
 ];
 
 /// All that may lie in the root, beside what begins with a dot.

@@ -1,12 +1,11 @@
 //! Documents: whatever the text, it is read or refused; what is read is stored and read again as the same.
 
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
 use waypost_proto::{
     resource::{Finding, Manifest, lint, parse},
     v1::Document,
 };
+
+use super::text;
 
 fn look_at(findings: &[Finding]) {
     for finding in findings {
@@ -17,7 +16,9 @@ fn look_at(findings: &[Finding]) {
     }
 }
 
-fuzz_target!(|text: &str| {
+/// Holds the promise for a text.
+pub fn run(bytes: &[u8]) {
+    let text = text(bytes);
     let document = Document { source: "a.yaml".to_owned(), text: text.to_owned() };
     match parse(&[document]) {
         Ok(parsed) => {
@@ -35,4 +36,4 @@ fuzz_target!(|text: &str| {
         }
     }
     let _ = Manifest::from_json(text);
-});
+}

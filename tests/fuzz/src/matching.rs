@@ -1,22 +1,22 @@
 //! Declared routing: after whatever changes, a table finds what a table that was made at once finds.
 
-#![no_main]
-
 use std::{
     collections::BTreeMap,
     sync::Arc,
     time::{Duration, UNIX_EPOCH},
 };
 
-use arbitrary::Arbitrary;
-use http::{HeaderMap, HeaderValue, Method};
-use libfuzzer_sys::fuzz_target;
+use arbitrary::{Arbitrary, Unstructured};
+use http::{
+    HeaderMap, HeaderValue, Method,
+    header::{ACCESS_CONTROL_REQUEST_METHOD, ORIGIN},
+};
 use waypost_proto::{
     snapshot::{Change, Snapshot},
     time::timestamp,
     v1::{
-        Attachment, DeclaredEntry, ListenerEntry, RouteRule, RuleMatch, RulePath, RuleRoute, RuleValue,
-        declared_entry::Kind,
+        Attachment, Cors, DeclaredEntry, ListenerEntry, RouteFilter, RouteRule, RuleMatch, RulePath,
+        RuleRoute, RuleValue, declared_entry::Kind, route_filter,
     },
 };
 use waypost_proxy::{
@@ -29,12 +29,14 @@ use waypost_proxy::{
 };
 
 const HOSTS: [&str; 6] = ["", "a.test", "b.a.test", "*.test", "*.a.test", "test"];
+const METHODS: [Method; 3] = [Method::GET, Method::PUT, Method::OPTIONS];
+const SEGMENTS: [&str; 8] = ["a", "b", "ab", "", "%61", "a;b", "%2f", "%c3%a9"];
 const REGEXES: [&str; 4] = ["/.*", "/[ab]/.*", "/a", ".+b"];
 /// Of what a round has at most.
 const MANY: usize = 12;
 
 /// What happens before requests come.
-#[derive(Arbitrary, Debug)]
+#[derive(Debug)]
 enum Step {
     Route { number: u8, age: u8, at: u8, hosts: Vec<u8>, matches: Vec<Match> },
     Listener { number: u8, port: u8, host: u8 },
@@ -42,23 +44,91 @@ enum Step {
     ListenerGoes(u8),
 }
 
-#[derive(Arbitrary, Debug)]
+#[derive(Debug)]
 struct Match {
     kind: u8,
     path: String,
-    method: Option<bool>,
+    method: u8,
     headers: u8,
     query: Option<String>,
+    cors: bool,
 }
 
-#[derive(Arbitrary, Debug)]
+#[derive(Debug)]
 struct Request {
     host: u8,
     port: u8,
     path: String,
     query: Option<String>,
-    get: bool,
+    method: u8,
     headers: u8,
+    /// What it is a preflight for, if its method is OPTIONS.
+    announced: Option<u8>,
+}
+
+impl Arbitrary<'_> for Step {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        Ok(match input.int_in_range(0..=7)? {
+            0 => Self::RouteGoes(input.arbitrary()?),
+            1 => Self::ListenerGoes(input.arbitrary()?),
+            2 | 3 => Self::Listener {
+                number: input.arbitrary()?,
+                port: input.arbitrary()?,
+                host: input.arbitrary()?,
+            },
+            _ => Self::Route {
+                number: input.arbitrary()?,
+                age: input.arbitrary()?,
+                at: input.arbitrary()?,
+                hosts: input.arbitrary()?,
+                matches: input.arbitrary()?,
+            },
+        })
+    }
+}
+
+impl Arbitrary<'_> for Match {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        Ok(Self {
+            kind: input.arbitrary()?,
+            path: path(input)?,
+            method: input.arbitrary()?,
+            headers: input.arbitrary()?,
+            query: input.arbitrary()?,
+            cors: input.arbitrary()?,
+        })
+    }
+}
+
+impl Arbitrary<'_> for Request {
+    fn arbitrary(input: &mut Unstructured<'_>) -> arbitrary::Result<Self> {
+        Ok(Self {
+            host: input.arbitrary()?,
+            port: input.arbitrary()?,
+            path: path(input)?,
+            query: input.arbitrary()?,
+            method: input.arbitrary()?,
+            headers: input.arbitrary()?,
+            announced: input.arbitrary()?,
+        })
+    }
+}
+
+/// A path without its first slash: mostly of few segments, so that rules and requests meet.
+fn path(input: &mut Unstructured<'_>) -> arbitrary::Result<String> {
+    if input.ratio(1, 8)? {
+        return input.arbitrary();
+    }
+    let segments: Vec<&str> = (0..input.int_in_range(0..=3)?)
+        .map(|_| input.choose(&SEGMENTS).copied())
+        .collect::<Result<_, _>>()?;
+    Ok(segments.join("/"))
+}
+
+/// A CORS filter.
+fn cors() -> RouteFilter {
+    let cors = Cors { allow_origins: vec!["https://a.test".to_owned()], ..Cors::default() };
+    RouteFilter { kind: Some(route_filter::Kind::Cors(cors)) }
 }
 
 fn pick<'a>(from: &[&'a str], number: u8) -> &'a str {
@@ -78,17 +148,18 @@ fn headers(bits: u8) -> impl Iterator<Item = &'static str> {
 
 fn rule_match(of: &Match) -> RuleMatch {
     let path = format!("/{}", of.path);
-    let (kind, path) = match of.kind % 3 {
-        0 => (RulePath::Exact, path),
-        1 => (RulePath::Prefix, path.trim_end_matches('/').to_owned()),
-        _ => (RulePath::Regex, pick(&REGEXES, of.kind / 3).to_owned()),
+    // Few regular expressions: compiling one takes longer than all else of a match.
+    let (kind, path) = match of.kind % 8 {
+        0..=2 => (RulePath::Exact, path),
+        3..=6 => (RulePath::Prefix, path.trim_end_matches('/').to_owned()),
+        _ => (RulePath::Regex, pick(&REGEXES, of.kind / 8).to_owned()),
     };
     let value =
         |name: &str, value: &str| RuleValue { name: name.to_owned(), value: value.to_owned(), regex: false };
     RuleMatch {
         path_kind: kind.into(),
         path: if path.is_empty() { "/".to_owned() } else { path },
-        method: of.method.map_or("", |get| if get { "GET" } else { "PUT" }).to_owned(),
+        method: pick(&["", "GET", "PUT", "OPTIONS"], of.method).to_owned(),
         headers: headers(of.headers).map(|name| value(name, "1")).collect(),
         query: of.query.iter().map(|wanted| value("q", wanted)).collect(),
     }
@@ -101,6 +172,7 @@ fn entry(step: &Step) -> Result<DeclaredEntry, String> {
             let rule = |(index, of): (usize, &Match)| RouteRule {
                 name: format!("{name}/{index}"),
                 matches: vec![rule_match(of)],
+                filters: if of.cors { vec![cors()] } else { Vec::new() },
                 ..RouteRule::default()
             };
             let hostnames = hosts.iter().take(3).map(|host| pick(&HOSTS[1..], *host).to_owned());
@@ -138,7 +210,10 @@ impl Proxy {
     fn new() -> Self {
         let shared = SharedTable::new();
         let compiler = Compiler::new(shared.clone(), PolicyName::default().policy(), Arc::default());
-        Self { snapshot: Snapshot::empty("h"), shared, compiler }
+        let mut proxy = Self { snapshot: Snapshot::empty("h"), shared, compiler };
+        // There is a table from now on, even where nothing comes.
+        proxy.change(Change::default());
+        proxy
     }
 
     fn change(&mut self, change: Change) {
@@ -163,8 +238,12 @@ fn found(table: &Table, request: &RequestView<'_>) -> Option<(String, usize, Str
     }
 }
 
-fuzz_target!(|input: (Vec<Step>, Vec<Request>)| {
-    let (steps, requests) = input;
+/// Holds the promise for steps and requests.
+pub fn run(bytes: &[u8]) {
+    let Ok((steps, requests)) = <(Vec<Step>, Vec<Request>)>::arbitrary_take_rest(Unstructured::new(bytes))
+    else {
+        return;
+    };
     let mut step_by_step = Proxy::new();
     let mut last: BTreeMap<String, DeclaredEntry> = BTreeMap::new();
     for step in steps.iter().take(MANY) {
@@ -186,8 +265,13 @@ fuzz_target!(|input: (Vec<Step>, Vec<Request>)| {
     for request in requests.iter().take(MANY) {
         let path = format!("/{}", request.path);
         let Ok(path) = normalised(&path) else { continue };
-        let method = if request.get { Method::GET } else { Method::PUT };
+        let method = METHODS[usize::from(request.method) % METHODS.len()].clone();
         let mut fields = HeaderMap::new();
+        if let Some(announced) = request.announced {
+            fields.insert(ORIGIN, HeaderValue::from_static("https://a.test"));
+            let announced = pick(&["GET", "PUT", "OPTIONS"], announced);
+            fields.insert(ACCESS_CONTROL_REQUEST_METHOD, HeaderValue::from_static(announced));
+        }
         for name in headers(request.headers) {
             fields.insert(name, HeaderValue::from_static("1"));
         }
@@ -202,4 +286,4 @@ fuzz_target!(|input: (Vec<Step>, Vec<Request>)| {
         };
         assert_eq!(found(&one, &view), found(&other, &view), "{view:?}");
     }
-});
+}

@@ -1,8 +1,6 @@
 //! Paths: what is forwarded means what was sent, is normalised already, and leads out of nowhere.
 
-#![no_main]
-
-use libfuzzer_sys::fuzz_target;
+use super::text;
 use waypost_proxy::table::path::{is_safe, normalised};
 
 /// All escapes as the bytes that they stand for.
@@ -26,7 +24,9 @@ fn decoded(path: &str) -> Vec<u8> {
     decoded
 }
 
-fuzz_target!(|path: &str| {
+/// Holds the promise for a path.
+pub fn run(bytes: &[u8]) {
+    let path = text(bytes);
     let Ok(once) = normalised(path) else { return };
     assert_eq!(normalised(&once).as_deref(), Ok(&*once), "once is enough");
     assert!(is_safe(&once));
@@ -40,4 +40,4 @@ fuzz_target!(|path: &str| {
         let name = segment.split(';').next().unwrap_or_default();
         assert!(!matches!(name, "." | ".."), "{path:?}");
     }
-});
+}
