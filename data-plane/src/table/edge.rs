@@ -144,7 +144,7 @@ impl EdgeCompiler {
                 Some(Kind::Authorities(entry)) => self.take_authorities(id, entry),
                 Some(Kind::Listener(entry)) => listeners.push((id, Some(entry))),
                 Some(Kind::BackendTls(entry)) => backends.push((id, Some(entry))),
-                Some(Kind::Route(_)) => continue,
+                Some(Kind::Route(_) | Kind::Traffic(_)) => continue,
                 None => {
                     self.problems.remove(id);
                     self.certificates.remove(id);
