@@ -99,6 +99,7 @@ fn typed(node: &Node, envelope: &Envelope, findings: &mut Vec<Finding>) -> Optio
     let body = spec.to_json();
     match kind {
         Kind::BackendTlsPolicy => reader.read(body, findings).map(Spec::BackendTlsPolicy),
+        Kind::BackendTrafficPolicy => reader.read(body, findings).map(Spec::BackendTrafficPolicy),
         Kind::ExternalService => reader.read(body, findings).map(Spec::ExternalService),
         Kind::GrpcRoute => reader.read(body, findings).map(Spec::GrpcRoute),
         Kind::Gateway => reader.read(body, findings).map(Spec::Gateway),
@@ -147,7 +148,11 @@ impl Reader<'_> {
             if missing(&message).is_some_and(|name| removed.contains(&local.key(name))) {
                 return None;
             }
-            findings.push(self.finding(&steps, &message));
+            // Nor is an object to blame, as a whole, for a field that was taken out of it.
+            let lacks_some = removed.iter().any(|gone| gone.steps().starts_with(local.steps()));
+            if !(lacks_some && is_of_the_whole(&message)) {
+                findings.push(self.finding(&steps, &message));
+            }
             if removed.len() >= MAX_FINDINGS || !remove(&mut body, &steps) {
                 return None;
             }
@@ -195,6 +200,11 @@ impl Reader<'_> {
             None => finding,
         }
     }
+}
+
+/// Whether a message is about how the fields of an object go together: it is none of serde's own.
+fn is_of_the_whole(message: &str) -> bool {
+    !["unknown ", "missing ", "invalid ", "duplicate "].iter().any(|start| message.starts_with(start))
 }
 
 /// The name of a field that is said to be missing.
