@@ -25,6 +25,7 @@ pub mod pem;
 pub mod policy;
 pub mod route;
 mod strict;
+pub mod traffic;
 mod tree;
 mod unsupported;
 mod validate;
@@ -46,6 +47,7 @@ const MAX_JSON: usize = 8 * tree::MAX_DOCUMENT;
 #[allow(missing_docs, reason = "each variant is the type of its name")]
 pub enum Spec {
     BackendTlsPolicy(policy::BackendTlsPolicy),
+    BackendTrafficPolicy(Box<traffic::BackendTrafficPolicy>),
     ConfigMap(material::ConfigMap),
     ExternalService(policy::ExternalService),
     GrpcRoute(route::GrpcRoute),
@@ -60,6 +62,7 @@ impl Spec {
     pub fn kind(&self) -> Kind {
         match self {
             Self::BackendTlsPolicy(_) => Kind::BackendTlsPolicy,
+            Self::BackendTrafficPolicy(_) => Kind::BackendTrafficPolicy,
             Self::ConfigMap(_) => Kind::ConfigMap,
             Self::ExternalService(_) => Kind::ExternalService,
             Self::GrpcRoute(_) => Kind::GrpcRoute,
@@ -67,6 +70,15 @@ impl Spec {
             Self::HttpRoute(_) => Kind::HttpRoute,
             Self::ReferenceGrant(_) => Kind::ReferenceGrant,
             Self::Secret(_) => Kind::Secret,
+        }
+    }
+
+    /// What a policy is attached to; none for other kinds.
+    pub fn targets(&self) -> &[policy::PolicyTarget] {
+        match self {
+            Self::BackendTlsPolicy(policy) => &policy.target_refs,
+            Self::BackendTrafficPolicy(policy) => &policy.target_refs,
+            _ => &[],
         }
     }
 }

@@ -290,7 +290,7 @@ pub fn resource(kind: &str, namespace: &str, name: &str, spec: &str) -> String {
     let version = match kind {
         "ReferenceGrant" => "gateway.networking.k8s.io/v1beta1",
         "BackendTLSPolicy" => "gateway.networking.k8s.io/v1",
-        "ExternalService" => "waypost.dev/v1",
+        "BackendTrafficPolicy" | "ExternalService" => "waypost.dev/v1",
         _ => "gateway.networking.k8s.io/v1",
     };
     let spec: String = spec.lines().map(|line| format!("  {line}\n")).collect();

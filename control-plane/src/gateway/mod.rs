@@ -3,7 +3,8 @@
 //! ```text
 //!   Gateway, Secret, ConfigMap ──▶ listeners, certificates, authorities ──┐
 //!   HTTPRoute, GRPCRoute, ReferenceGrant ──▶ routes with attachments ─────┼─▶ DeclaredEntry ──▶ snapshot
-//!   BackendTLSPolicy, ConfigMap ──▶ how to speak TLS to a service ────────┘
+//!   BackendTLSPolicy, ConfigMap ──▶ how to speak TLS to a service ────────┤
+//!   BackendTrafficPolicy ──▶ how to share a service's requests ───────────┘
 //!   ExternalService ──▶ a service and its instances ────────────────────────▶ snapshot
 //! ```
 //!
@@ -21,11 +22,13 @@ mod filter;
 mod listener;
 mod needs;
 mod outcome;
+mod policy;
 mod route;
 mod rule;
 mod set;
 pub mod status;
 mod tls;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashMap},
@@ -268,6 +271,7 @@ fn made(looking: &mut Looking<'_>, declared: &Declared) -> Made {
         Spec::HttpRoute(spec) => route::http(looking, declared, spec),
         Spec::GrpcRoute(spec) => route::grpc(looking, declared, spec),
         Spec::BackendTlsPolicy(spec) => tls::policy(looking, declared, spec),
+        Spec::BackendTrafficPolicy(spec) => traffic::policy(looking, declared, spec),
         Spec::ExternalService(spec) => external::made(declared, spec),
         // These work by being referred to.
         Spec::ReferenceGrant(_) | Spec::Secret(_) | Spec::ConfigMap(_) => {

@@ -6,7 +6,10 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use imbl::OrdMap;
-use waypost_proto::{name::ServiceKey, resource::ResourceKey};
+use waypost_proto::{
+    name::ServiceKey,
+    resource::{Kind, ResourceKey},
+};
 
 use super::{
     outcome::{Body, GatewayOutcome, Outcome},
@@ -24,8 +27,8 @@ pub(super) enum Need {
     Grants(String),
     /// Which listeners of all Gateways have a port.
     Port(u16),
-    /// Which policies say how to speak TLS to a service.
-    Target(ServiceKey),
+    /// Which policies of a kind are for a service.
+    Target(Kind, ServiceKey),
 }
 
 /// A look at all resources, which notes what is seen.
@@ -77,12 +80,13 @@ impl<'a> Looking<'a> {
         self.set.at_port(port)
     }
 
-    /// The policies that say how to speak TLS to a service.
+    /// The policies of a kind that are for a service.
     pub(super) fn policies(
         &mut self,
+        kind: Kind,
         service: &ServiceKey,
     ) -> impl Iterator<Item = &'a Arc<Declared>> + use<'a> {
-        self.needs.insert(Need::Target(service.clone()));
-        self.set.policies(service)
+        self.needs.insert(Need::Target(kind, service.clone()));
+        self.set.policies(kind, service)
     }
 }

@@ -76,11 +76,12 @@ pub(super) struct ParentOutcome {
     pub(super) listeners: Vec<String>,
 }
 
-/// A `BackendTLSPolicy`.
+/// A policy that is attached to services.
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct PolicyOutcome {
     pub(super) targets: Vec<TargetOutcome>,
-    pub(super) resolved: Condition,
+    /// Whether what it refers to works; `None` where it refers to nothing but its targets.
+    pub(super) resolved: Option<Condition>,
 }
 
 /// A target of a policy.

@@ -156,7 +156,7 @@ fn value_of(spec: &ValueMatch, name: String) -> RuleValue {
     RuleValue { name, value: spec.value.clone(), regex: spec.r#type == ValueMatchType::RegularExpression }
 }
 
-fn wire(duration: Option<&GatewayDuration>) -> Option<pbjson_types::Duration> {
+pub(super) fn wire(duration: Option<&GatewayDuration>) -> Option<pbjson_types::Duration> {
     duration.map(|duration| wire_duration(duration.get()))
 }
 

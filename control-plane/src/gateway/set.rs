@@ -11,13 +11,13 @@ use std::{
 
 use waypost_proto::{
     name::ServiceKey,
-    resource::{Manifest, ResourceKey, Spec, gateway::Gateway},
+    resource::{Kind, Manifest, ResourceKey, Spec, gateway::Gateway},
 };
 
 use super::{
     condition::Observed,
     needs::{Looking, Need},
-    tls,
+    policy,
 };
 
 /// A resource that is declared.
@@ -57,10 +57,10 @@ impl Declared {
 #[derive(Debug, Default)]
 pub(super) struct Set {
     resources: BTreeMap<ResourceKey, Arc<Declared>>,
-    /// Grants by namespace, Gateways by port, policies by the service that they are for.
+    /// Grants by namespace, Gateways by port, policies by their kind and the service that they are for.
     grants: HashMap<String, BTreeSet<ResourceKey>>,
     ports: HashMap<u16, BTreeSet<ResourceKey>>,
-    targets: HashMap<ServiceKey, BTreeSet<ResourceKey>>,
+    targets: HashMap<(Kind, ServiceKey), BTreeSet<ResourceKey>>,
 }
 
 impl Set {
@@ -76,8 +76,12 @@ impl Set {
         self.all(self.ports.get(&port))
     }
 
-    pub(super) fn policies(&self, service: &ServiceKey) -> impl Iterator<Item = &Arc<Declared>> + use<'_> {
-        self.all(self.targets.get(service))
+    pub(super) fn policies(
+        &self,
+        kind: Kind,
+        service: &ServiceKey,
+    ) -> impl Iterator<Item = &Arc<Declared>> + use<'_> {
+        self.all(self.targets.get(&(kind, service.clone())))
     }
 
     fn all<'a>(
@@ -113,12 +117,11 @@ impl Set {
                 ports.iter().for_each(|port| note(&mut self.ports, *port, key, add));
                 ports.into_iter().map(Need::Port).collect()
             }
-            Spec::BackendTlsPolicy(policy) => {
-                let targets = tls::targets(key, policy);
-                targets.iter().for_each(|service| note(&mut self.targets, service.clone(), key, add));
-                targets.into_iter().map(Need::Target).collect()
+            policy => {
+                let (kind, services) = (key.kind(), policy::services(key, policy.targets()));
+                services.iter().for_each(|one| note(&mut self.targets, (kind, one.clone()), key, add));
+                services.into_iter().map(|service| Need::Target(kind, service)).collect()
             }
-            _ => Vec::new(),
         }
     }
 }

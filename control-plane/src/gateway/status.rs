@@ -119,8 +119,7 @@ impl<'a> Reader<'a> {
         if let Some(broken) = &route.broken {
             return broken.clone();
         }
-        let is_there = |service| (self.is_registered)(service) || self.shown.external(service).is_some();
-        let missing = route.backends.iter().find(|(service, _)| !is_there(service));
+        let missing = route.backends.iter().find(|(service, _)| !self.is_there(service));
         match missing {
             None => Condition::holds(RESOLVED_REFS, RESOLVED_REFS),
             Some((service, field)) => {
@@ -128,6 +127,19 @@ impl<'a> Reader<'a> {
                 Condition::fails(RESOLVED_REFS, "BackendNotFound", message)
             }
         }
+    }
+
+    /// Whether the target of a policy is there now. The policy is in force all the same, from when it comes.
+    fn found(&self, target: &ServiceKey) -> Condition {
+        if self.is_there(target) {
+            return Condition::holds(RESOLVED_REFS, RESOLVED_REFS);
+        }
+        let message = format!("targetRefs: no service {target} is registered or declared");
+        Condition::fails(RESOLVED_REFS, "TargetNotFound", message)
+    }
+
+    fn is_there(&self, service: &ServiceKey) -> bool {
+        (self.is_registered)(service) || self.shown.external(service).is_some()
     }
 
     fn policy(&self, outcome: &Outcome, policy: &PolicyOutcome) -> Value {
@@ -140,7 +152,8 @@ impl<'a> Reader<'a> {
             } else {
                 gateways.into_iter().map(gateway_reference).collect()
             };
-            let conditions = [&target.accepted, &policy.resolved, &programmed];
+            let resolved = policy.resolved.clone().unwrap_or_else(|| self.found(&target.service));
+            let conditions = [&target.accepted, &resolved, &programmed];
             let ancestor = |reference| {
                 json!({
                     "ancestorRef": reference,

@@ -23,6 +23,7 @@ mod attaching;
 mod order;
 mod references;
 mod rules;
+mod traffic;
 
 fn at(seconds: u64) -> SystemTime {
     UNIX_EPOCH + Duration::from_secs(seconds)

@@ -6,9 +6,6 @@
 //!
 //! Deliberately absent: whether a certificate is still valid (proxies see to that as they show it).
 
-use std::collections::BTreeSet;
-
-use serde_json::json;
 use waypost_proto::{
     name::ServiceKey,
     resource::{
@@ -27,6 +24,7 @@ use super::{
     condition::{ACCEPTED, Condition, RESOLVED_REFS},
     needs::Looking,
     outcome::{Body, PolicyOutcome, TargetOutcome},
+    policy,
     set::{self, Declared},
 };
 
@@ -184,12 +182,6 @@ fn refer<'a>(
     Err(Unusable { reason: "RefNotPermitted", message })
 }
 
-/// The services that a policy is for.
-pub(super) fn targets(key: &ResourceKey, policy: &BackendTlsPolicy) -> BTreeSet<ServiceKey> {
-    let service = |name: &str| ServiceKey::new(key.namespace(), name).ok();
-    policy.target_refs.iter().filter_map(|target| service(&target.name)).collect()
-}
-
 /// Compiles a `BackendTLSPolicy`.
 pub(super) fn policy(looking: &mut Looking<'_>, declared: &Declared, spec: &BackendTlsPolicy) -> Made {
     let key = declared.key();
@@ -209,29 +201,22 @@ pub(super) fn policy(looking: &mut Looking<'_>, declared: &Declared, spec: &Back
         Some(why) => Condition::fails(RESOLVED_REFS, why.reason, why.message),
     };
     let mut outcomes = Vec::new();
-    for target in &spec.target_refs {
-        let Ok(service) = ServiceKey::new(key.namespace(), &target.name) else { continue };
-        let older = older(looking, declared, &service);
-        let accepted = match (&older, usable) {
-            (Some(older), _) => {
-                let message = format!("{}/{} says so already, and is older", older.namespace(), older.name());
-                Condition::fails(ACCEPTED, "Conflicted", message)
-            }
+    for target in policy::targets(looking, declared, &spec.target_refs) {
+        let policy::Target { service, reference, conflict } = target;
+        if conflict.is_none() {
+            entries.push(backend_tls(&service, spec, ids.clone()));
+        }
+        let accepted = match (conflict, usable) {
+            (Some(conflict), _) => conflict,
             (None, false) => {
                 let message = "none of the authorities can be used, so proxies do not connect to the service";
                 Condition::fails(ACCEPTED, "NoValidCACertificate", message)
             }
             (None, true) => Condition::holds(ACCEPTED, ACCEPTED),
         };
-        if older.is_none() {
-            entries.push(backend_tls(&service, spec, ids.clone()));
-        }
-        let reference = json!({
-            "group": target.group, "kind": target.kind, "namespace": key.namespace(), "name": target.name,
-        });
         outcomes.push(TargetOutcome { service, reference, accepted });
     }
-    let body = Body::Policy(PolicyOutcome { targets: outcomes, resolved });
+    let body = Body::Policy(PolicyOutcome { targets: outcomes, resolved: Some(resolved) });
     Made { entries, external: None, body: Some(body) }
 }
 
@@ -245,11 +230,4 @@ fn backend_tls(service: &ServiceKey, spec: &BackendTlsPolicy, authorities: Vec<S
     };
     let id = format!("backendtls/{}/{}", service.namespace(), service.name());
     DeclaredEntry { id, kind: Some(declared_entry::Kind::BackendTls(entry)) }
-}
-
-/// The policy that was there first for a service, if it is another one.
-fn older(looking: &mut Looking<'_>, declared: &Declared, service: &ServiceKey) -> Option<ResourceKey> {
-    let age = |declared: &Declared| (declared.created_at, declared.key().clone());
-    let first = looking.policies(service).min_by_key(|other| age(other))?;
-    (first.key() != declared.key()).then(|| first.key().clone())
 }

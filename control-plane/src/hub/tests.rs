@@ -572,6 +572,48 @@ async fn a_change_outside_of_a_scope_counts_as_applied_there() {
     assert_eq!(hub.status().watermark, 1, "this one is inside");
 }
 
+/// How a service is treated, as an entry of its own.
+fn traffic(number: u8, panic_threshold: u32) -> v1::DeclaredEntry {
+    let key = service(number);
+    let entry = v1::TrafficEntry {
+        service: Some(key.to_wire()),
+        panic_threshold_percent: Some(panic_threshold),
+        ..v1::TrafficEntry::default()
+    };
+    let id = format!("traffic/{}/{}", key.namespace(), key.name());
+    v1::DeclaredEntry { id, kind: Some(v1::declared_entry::Kind::Traffic(entry)) }
+}
+
+#[tokio::test]
+async fn a_proxy_gets_the_policies_of_its_own_namespaces_alone() {
+    let (hub, mut source) = hub();
+    let both = Change { declared: vec![traffic(0, 10), traffic(1, 20)], ..Change::default() };
+    hub.publish(&source.publish(both, true)).expect("a sound change");
+    let (mut subscription, reports) = hub.subscribe(greeting("p", &["other"], None));
+    let mut proxy = Proxy::default();
+    let ids = |proxy: &Proxy| -> Vec<String> {
+        let held = proxy.held.as_ref().expect("something");
+        let mut ids: Vec<String> = held.declared().map(|entry| entry.id.clone()).collect();
+        ids.sort_unstable();
+        ids
+    };
+    proxy.take(&subscription.next().await.expect("the stream is open"));
+    assert_eq!(ids(&proxy), ["traffic/other/s1"], "as a whole");
+    reports.applied(proxy.applied(Vec::new())).expect("a good report");
+
+    let changed =
+        Change { declared: vec![traffic(0, 11), traffic(1, 21), traffic(3, 30)], ..Change::default() };
+    hub.publish(&source.publish(changed, true)).expect("a sound change");
+    proxy.take(&subscription.next().await.expect("the stream is open"));
+    assert_eq!(ids(&proxy), ["traffic/other/s1", "traffic/other/s3"], "step by step");
+
+    let gone = ["traffic/default/s0", "traffic/other/s1"].map(Arc::from).to_vec();
+    let gone = Change { removed_declared: gone, ..Change::default() };
+    hub.publish(&source.publish(gone, true)).expect("a sound change");
+    proxy.take(&subscription.next().await.expect("the stream is open"));
+    assert_eq!(ids(&proxy), ["traffic/other/s3"]);
+}
+
 #[tokio::test(start_paused = true)]
 async fn right_after_a_start_a_drain_waits_for_proxies_that_may_come_back() {
     let (hub, mut source) = hub();

@@ -180,7 +180,7 @@ fn declare(held: Option<&Held>, key: &ResourceKey, manifest: &str, actor: &str, 
 fn rank(kind: Kind) -> u8 {
     match kind {
         Kind::Secret | Kind::ConfigMap | Kind::ReferenceGrant | Kind::ExternalService => 0,
-        Kind::BackendTlsPolicy | Kind::Gateway => 1,
+        Kind::BackendTlsPolicy | Kind::BackendTrafficPolicy | Kind::Gateway => 1,
         Kind::HttpRoute | Kind::GrpcRoute => 2,
     }
 }

@@ -46,6 +46,7 @@ pub(super) fn json(
     let metadata = Metadata { name: key.name(), namespace: key.namespace(), labels, annotations };
     match spec {
         Spec::BackendTlsPolicy(spec) => structured(key, metadata, spec),
+        Spec::BackendTrafficPolicy(spec) => structured(key, metadata, spec),
         Spec::ExternalService(spec) => structured(key, metadata, spec),
         Spec::GrpcRoute(spec) => structured(key, metadata, spec),
         Spec::Gateway(spec) => structured(key, metadata, spec),

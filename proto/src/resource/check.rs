@@ -15,6 +15,7 @@
 
 mod attach;
 mod focus;
+mod policy;
 mod port;
 mod problem;
 mod reach;
@@ -22,6 +23,7 @@ mod reference;
 mod resources;
 mod route;
 mod tls;
+mod traffic;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
@@ -105,6 +107,7 @@ fn problems<'a>(set: &Resources<'a>, focus: &Focus<'_>) -> Vec<Problem<'a>> {
     for member in set.iter().filter(|member| focus.has(member)) {
         match member.manifest.spec() {
             Spec::BackendTlsPolicy(policy) => tls::policy(set, member, policy, &mut found),
+            Spec::BackendTrafficPolicy(policy) => traffic::policy(set, member, policy, &mut found),
             Spec::Gateway(gateway) => {
                 tls::gateway(set, member, gateway, &mut found);
                 port::gateway(set, member, gateway, &mut found);

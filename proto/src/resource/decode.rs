@@ -99,7 +99,9 @@ fn typed(node: &Node, envelope: &Envelope, findings: &mut Vec<Finding>) -> Optio
     let body = spec.to_json();
     match kind {
         Kind::BackendTlsPolicy => reader.read(body, findings).map(Spec::BackendTlsPolicy),
-        Kind::BackendTrafficPolicy => reader.read(body, findings).map(Spec::BackendTrafficPolicy),
+        Kind::BackendTrafficPolicy => {
+            reader.read(body, findings).map(Box::new).map(Spec::BackendTrafficPolicy)
+        }
         Kind::ExternalService => reader.read(body, findings).map(Spec::ExternalService),
         Kind::GrpcRoute => reader.read(body, findings).map(Spec::GrpcRoute),
         Kind::Gateway => reader.read(body, findings).map(Spec::Gateway),

@@ -28,6 +28,8 @@ const NAMESPACE_RULE: &str = "must be 1 to 63 lower-case letters, digits or '-',
 pub enum Kind {
     /// How to speak TLS to a service.
     BackendTlsPolicy,
+    /// How requests to a service are shared among its instances, and what is done about those that fail.
+    BackendTrafficPolicy,
     /// Text by key; certificates of authorities, for our purposes.
     ConfigMap,
     /// A service that does not register.
@@ -46,8 +48,9 @@ pub enum Kind {
 
 impl Kind {
     /// Every kind.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::BackendTlsPolicy,
+        Self::BackendTrafficPolicy,
         Self::ConfigMap,
         Self::ExternalService,
         Self::GrpcRoute,
@@ -61,6 +64,7 @@ impl Kind {
     pub const fn name(self) -> &'static str {
         match self {
             Self::BackendTlsPolicy => "BackendTLSPolicy",
+            Self::BackendTrafficPolicy => "BackendTrafficPolicy",
             Self::ConfigMap => "ConfigMap",
             Self::ExternalService => "ExternalService",
             Self::GrpcRoute => "GRPCRoute",
@@ -75,7 +79,7 @@ impl Kind {
     pub const fn group(self) -> &'static str {
         match self {
             Self::ConfigMap | Self::Secret => "",
-            Self::ExternalService => WAYPOST_GROUP,
+            Self::BackendTrafficPolicy | Self::ExternalService => WAYPOST_GROUP,
             _ => GATEWAY_GROUP,
         }
     }
@@ -86,7 +90,11 @@ impl Kind {
             Self::Gateway | Self::HttpRoute => &["v1", "v1beta1"],
             Self::ReferenceGrant => &["v1beta1", "v1"],
             Self::BackendTlsPolicy => &["v1", "v1alpha3"],
-            Self::ConfigMap | Self::ExternalService | Self::GrpcRoute | Self::Secret => &["v1"],
+            Self::BackendTrafficPolicy
+            | Self::ConfigMap
+            | Self::ExternalService
+            | Self::GrpcRoute
+            | Self::Secret => &["v1"],
         }
     }
 
@@ -100,6 +108,7 @@ impl Kind {
     pub const fn aliases(self) -> &'static [&'static str] {
         match self {
             Self::BackendTlsPolicy => &["backendtlspolicies", "btlspolicy", "btls"],
+            Self::BackendTrafficPolicy => &["backendtrafficpolicies", "btp"],
             Self::ConfigMap => &["configmaps", "cm"],
             Self::ExternalService => &["externalservices", "external", "es"],
             Self::GrpcRoute => &["grpcroutes", "grpc"],
@@ -265,6 +274,9 @@ mod tests {
             assert_eq!(text.parse(), Ok(Kind::HttpRoute), "{text}");
         }
         assert_eq!("externalservice.waypost.dev".parse(), Ok(Kind::ExternalService));
+        for text in ["btp", "BackendTrafficPolicies", "backendtrafficpolicy.waypost.dev"] {
+            assert_eq!(text.parse(), Ok(Kind::BackendTrafficPolicy), "{text}");
+        }
         let violation = "HTTPRoot".parse::<Kind>().expect_err("no such kind");
         assert!(violation.rule.ends_with("did you mean \"HTTPRoute\"?"), "{}", violation.rule);
         for text in ["", "Pod", ".", "secrets.", "gateway.networking.k8s.io"] {

@@ -199,4 +199,52 @@ metadata: {name: legacy, namespace: shop}
 spec:
   addresses: ["10.0.0.1:80", "legacy.example:8080"]
   protocol: http2
+---
+apiVersion: waypost.dev/v1
+kind: BackendTrafficPolicy
+metadata: {name: cart, namespace: shop}
+spec:
+  targetRefs: [{group: "", kind: Service, name: cart}, {group: waypost.dev, kind: ExternalService, name: legacy}]
+  loadBalancer:
+    type: RingHash
+    hash: [{header: X-User}, {cookie: user}, {queryParam: user}, {clientAddress: true}]
+    boundedLoad: 150
+  healthCheck:
+    http: {path: "/healthz?deep=1", hostname: cart.internal, expectedStatuses: [200, 204]}
+    interval: 10s
+    timeout: 2s
+    unhealthyThreshold: 2
+    healthyThreshold: 4
+  outlierDetection:
+    consecutiveErrors: 3
+    interval: 5s
+    baseEjectionTime: 2s
+    maxEjectionTime: 1m
+    maxEjectionPercent: 30
+    successRateStdevFactor: 1900
+    latencyPercentOfMedian: 300
+    minimumRequests: 50
+  panicThreshold: 40
+  retry: {attempts: 2, codes: [503], backoff: 25ms, maxBackoff: 250ms, budget: {percent: 10, minimumPerSecond: 5}}
+  circuitBreaker:
+    maxConnections: 64
+    maxPendingRequests: 128
+    maxRequests: 256
+    maxRetries: 8
+    maxRequestsPerInstance: 32
+    failurePercent: 50
+    window: 20s
+    minimumRequests: 10
+    openTime: 3s
+  timeouts: {connect: 1s, request: 15s, perTry: 5s, idle: 4s}
+  hedging: {delay: 50ms}
+  adaptiveConcurrency: {minimum: 5, maximum: 500}
+---
+apiVersion: waypost.dev/v1
+kind: BackendTrafficPolicy
+metadata: {name: users}
+spec:
+  targetRefs: [{group: "", kind: Service, name: users}]
+  loadBalancer: {type: PeakEwma, slowStart: 30s, zoneAware: {minimumInstances: 3}}
+  healthCheck: {grpc: {service: shop.v1.Users}}
 "#;

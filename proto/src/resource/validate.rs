@@ -8,6 +8,7 @@ mod gateway;
 mod policy;
 mod route;
 pub(super) mod text;
+mod traffic;
 
 use std::{collections::HashMap, fmt, hash::Hash};
 
@@ -24,6 +25,7 @@ pub(super) fn spec(key: &ResourceKey, spec: &Spec) -> Vec<Finding> {
     let path = FieldPath::spec();
     match spec {
         Spec::BackendTlsPolicy(policy) => policy::backend_tls(&mut rules, &path, policy),
+        Spec::BackendTrafficPolicy(policy) => traffic::policy(&mut rules, &path, policy),
         Spec::ConfigMap(map) => policy::config_map(&mut rules, map),
         Spec::ExternalService(service) => policy::external_service(&mut rules, &path, key, service),
         Spec::GrpcRoute(route) => route::grpc(&mut rules, &path, route),

@@ -42,6 +42,14 @@ fn documents() -> Vec<[&'static str; 2]> {
             "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: q}\nspec: {targetRefs: [{group: '', kind: Service, name: users}], validation: {hostname: b.test, wellKnownCACertificates: System}}",
             "apiVersion: gateway.networking.k8s.io/v1\nkind: BackendTLSPolicy\nmetadata: {name: q}\nspec: {targetRefs: [{group: '', kind: Service, name: users}], validation: {hostname: b.test, caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}",
         ],
+        [
+            "apiVersion: waypost.dev/v1\nkind: BackendTrafficPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: '', kind: Service, name: users}], panicThreshold: 20}",
+            "apiVersion: waypost.dev/v1\nkind: BackendTrafficPolicy\nmetadata: {name: p}\nspec: {targetRefs: [{group: '', kind: Service, name: users}, {group: '', kind: Service, name: orders}], panicThreshold: 20}",
+        ],
+        [
+            "apiVersion: waypost.dev/v1\nkind: BackendTrafficPolicy\nmetadata: {name: q}\nspec: {targetRefs: [{group: '', kind: Service, name: users}], panicThreshold: 30}",
+            "apiVersion: waypost.dev/v1\nkind: BackendTrafficPolicy\nmetadata: {name: q}\nspec: {targetRefs: [{group: '', kind: Service, name: orders}], panicThreshold: 20}",
+        ],
     ]
 }
 

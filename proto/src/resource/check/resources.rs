@@ -1,7 +1,7 @@
 //! All resources, with the looks-up that checking needs.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     time::SystemTime,
 };
 
@@ -11,7 +11,7 @@ use crate::{
         Kind, Manifest, Spec,
         gateway::{Gateway, IMPLICIT_GATEWAY, Listener},
         key::nearest,
-        policy::{BackendTlsPolicy, ReferenceGrant},
+        policy::ReferenceGrant,
     },
 };
 
@@ -44,8 +44,8 @@ pub struct Resources<'a> {
     all: BTreeMap<Name<'a>, Member<'a>>,
     grants: HashMap<&'a str, Vec<&'a ReferenceGrant>>,
     ports: HashMap<u16, Vec<(Member<'a>, &'a Listener)>>,
-    /// Policies by the namespace and name of what they are for.
-    targets: HashMap<(&'a str, &'a str), Vec<Member<'a>>>,
+    /// Policies by their kind, and the namespace and name of what they are for.
+    targets: HashMap<Name<'a>, Vec<Member<'a>>>,
 }
 
 impl<'a> FromIterator<Member<'a>> for Resources<'a> {
@@ -66,12 +66,13 @@ impl<'a> FromIterator<Member<'a>> for Resources<'a> {
                         set.ports.entry(listener.port).or_default().push((*member, listener));
                     }
                 }
-                Spec::BackendTlsPolicy(BackendTlsPolicy { target_refs, .. }) => {
-                    for target in target_refs {
-                        set.targets.entry((namespace, &target.name)).or_default().push(*member);
-                    }
-                }
                 _ => {}
+            }
+            // A name that is there twice, as a Service and an ExternalService, is one service.
+            let names: BTreeSet<&str> =
+                member.manifest.spec().targets().iter().map(|target| target.name.as_str()).collect();
+            for name in names {
+                set.targets.entry((member.manifest.key().kind(), namespace, name)).or_default().push(*member);
             }
         }
         set
@@ -99,9 +100,9 @@ impl<'a> Resources<'a> {
         self.ports.get(&port).map_or(&[], Vec::as_slice)
     }
 
-    /// The policies that are for a service.
-    pub(super) fn policies(&self, namespace: &'a str, name: &'a str) -> &[Member<'a>] {
-        self.targets.get(&(namespace, name)).map_or(&[], Vec::as_slice)
+    /// The policies of a kind that are for a service.
+    pub(super) fn policies(&self, kind: Kind, namespace: &'a str, name: &'a str) -> &[Member<'a>] {
+        self.targets.get(&(kind, namespace, name)).map_or(&[], Vec::as_slice)
     }
 
     /// Whether a group, kind and namespace may refer to a group, kind, namespace and name.

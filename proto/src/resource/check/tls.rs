@@ -1,14 +1,13 @@
-//! TLS material: whether Secrets and ConfigMaps that are referred to are there and hold what is needed, and which
-//! policy speaks for a service.
+//! TLS material: whether Secrets and ConfigMaps that are referred to are there and hold what is needed.
 
 use super::{
-    Member, Resources,
+    Member, Resources, policy,
     problem::{Cause, Problem},
     reference::{self, Named},
 };
 use crate::resource::{
     FieldPath, Finding, Kind, ResourceKey, Spec,
-    backend::{AuthoritiesRef, BackendKind},
+    backend::AuthoritiesRef,
     gateway::{FrontendValidation, Gateway},
     material::{CA_CERTIFICATES, Secret, TLS_SECRET},
     pem,
@@ -58,23 +57,8 @@ pub(super) fn policy<'a>(
     found: &mut Vec<Problem<'a>>,
 ) {
     let subject = member.manifest.key();
-    let path = FieldPath::spec();
-    for (index, target) in policy.target_refs.iter().enumerate() {
-        let at = || path.item("targetRefs", index);
-        if target.backend_kind() == Some(BackendKind::ExternalService) {
-            let to = Named { group: &target.group, kind: &target.kind, namespace: None, name: &target.name };
-            reference::external(set, subject, &to, &at, found);
-        }
-        let rivals = set.policies(member.namespace(), &target.name);
-        let first = rivals.iter().min_by_key(|rival| rival.precedence());
-        if let Some(first) = first.map(|first| first.manifest.key()).filter(|first| *first != subject) {
-            let reason =
-                format!("is the target of {first} as well, which is older or first by name: that one counts");
-            let finding = Finding::warning(at(), reason).value(&target.name);
-            found.push(Problem::with(subject, finding, Cause::of(first)));
-        }
-    }
-    let at = || path.key("validation");
+    policy::targets(set, member, &policy.target_refs, found);
+    let at = || FieldPath::spec().key("validation");
     authorities(set, subject, &policy.validation.ca_certificate_refs, &at, found);
 }
 

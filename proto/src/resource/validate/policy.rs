@@ -10,7 +10,7 @@ use crate::{
         key::{ResourceKey, is_label},
         material::{CA_CERTIFICATES, ConfigMap, Secret, TLS_CERTIFICATE, TLS_KEY, TLS_SECRET},
         pem,
-        policy::{BackendTlsPolicy, ExternalService, ReferenceGrant, SubjectAltName},
+        policy::{BackendTlsPolicy, ExternalService, PolicyTarget, ReferenceGrant, SubjectAltName},
     },
 };
 
@@ -46,30 +46,7 @@ pub(super) fn grant(rules: &mut Rules, path: &FieldPath, grant: &ReferenceGrant)
 
 /// A BackendTLSPolicy.
 pub(super) fn backend_tls(rules: &mut Rules, path: &FieldPath, policy: &BackendTlsPolicy) {
-    let list = path.key("targetRefs");
-    rules.count(&list, policy.target_refs.len(), 1, MAX_TARGETS);
-    let targets = policy.target_refs.iter().enumerate();
-    rules.unique(
-        targets
-            .clone()
-            .map(|(index, target)| (list.index(index), (&target.group, &target.kind, &target.name))),
-    );
-    for (index, target) in targets {
-        let at = list.index(index);
-        match target.backend_kind() {
-            None => {
-                let found = kind_of(&target.group, &target.kind);
-                let reason = "must be Service, with an empty group, or waypost.dev/ExternalService";
-                rules.refuse_value(&at.key("kind"), found, reason);
-            }
-            Some(BackendKind::Service) => {
-                if let Err(violation) = ServiceKey::new("", &target.name) {
-                    rules.refuse_value(&at.key("name"), &target.name, violation.rule);
-                }
-            }
-            Some(BackendKind::ExternalService) => rules.resource_name(&at.key("name"), &target.name),
-        }
-    }
+    targets(rules, path, &policy.target_refs);
     let validation = &policy.validation;
     let at = path.key("validation");
     let list = at.key("caCertificateRefs");
@@ -98,6 +75,34 @@ pub(super) fn backend_tls(rules: &mut Rules, path: &FieldPath, policy: &BackendT
                     rules.refuse_value(&at.key("uri"), uri, reason);
                 }
             }
+        }
+    }
+}
+
+/// What a policy is for.
+pub(super) fn targets(rules: &mut Rules, path: &FieldPath, targets: &[PolicyTarget]) {
+    let list = path.key("targetRefs");
+    rules.count(&list, targets.len(), 1, MAX_TARGETS);
+    let targets = targets.iter().enumerate();
+    rules.unique(
+        targets
+            .clone()
+            .map(|(index, target)| (list.index(index), (&target.group, &target.kind, &target.name))),
+    );
+    for (index, target) in targets {
+        let at = list.index(index);
+        match target.backend_kind() {
+            None => {
+                let found = kind_of(&target.group, &target.kind);
+                let reason = "must be Service, with an empty group, or waypost.dev/ExternalService";
+                rules.refuse_value(&at.key("kind"), found, reason);
+            }
+            Some(BackendKind::Service) => {
+                if let Err(violation) = ServiceKey::new("", &target.name) {
+                    rules.refuse_value(&at.key("name"), &target.name, violation.rule);
+                }
+            }
+            Some(BackendKind::ExternalService) => rules.resource_name(&at.key("name"), &target.name),
         }
     }
 }

@@ -31,7 +31,7 @@ const MAX_BACKENDS: usize = 16;
 const MAX_WEIGHT: u32 = 1_000_000;
 const MAX_SELECTED: usize = 16;
 /// Our own bound: more tries than this would outlive every client.
-const MAX_ATTEMPTS: u32 = 100;
+pub(super) const MAX_ATTEMPTS: u32 = 100;
 
 /// An HTTPRoute.
 pub(super) fn http(rules: &mut Rules, path: &FieldPath, route: &HttpRoute) {

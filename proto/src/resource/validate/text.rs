@@ -121,6 +121,18 @@ pub(in crate::resource) fn path(text: &str) -> Result<(), Refusal> {
     }
 }
 
+/// A path with its query, as a request line has it (RFC 9112, section 3.2.1).
+pub(in crate::resource) fn request_target(text: &str) -> Result<(), Refusal> {
+    if !text.starts_with('/') {
+        return refuse_with("must begin with '/'", format!("for example \"/{text}\""));
+    }
+    let fits = text.len() <= MAX_PATH && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'#');
+    if fits && text.parse::<http::uri::PathAndQuery>().is_ok() {
+        return Ok(());
+    }
+    refuse("must be a path with or without a query, at most 1024 visible ASCII characters, and no '#'")
+}
+
 fn is_escape(text: &str) -> bool {
     let mut digits = text.bytes().skip(1);
     let mut digit = || digits.next().is_some_and(|byte| byte.is_ascii_hexdigit());
