@@ -14,6 +14,7 @@ mod round_robin;
 use std::{fmt, str::FromStr, sync::Arc};
 
 use fastrand::Rng;
+use waypost_proto::v1::{BalancerKind, LoadBalancer};
 
 pub use self::{least_request::LeastRequest, random::Random, round_robin::RoundRobin};
 use crate::table::EndpointState;
@@ -26,10 +27,37 @@ pub trait Balancer: fmt::Debug + Send + Sync {
 
     /// The balancer for the set that takes this one's place.
     fn renewed(&self) -> Box<dyn Balancer>;
+
+    /// What it is called, for those who look at the table.
+    fn name(&self) -> &'static str {
+        "custom"
+    }
 }
 
 /// Makes the balancer of a new set.
 pub type Policy = Arc<dyn Fn() -> Box<dyn Balancer> + Send + Sync>;
+
+/// What a proxy does by itself, and where it is.
+#[derive(Clone)]
+pub struct Own {
+    /// The policy of services that have none declared.
+    pub policy: Policy,
+    /// The proxy's zone; empty is none.
+    pub zone: Arc<str>,
+}
+
+impl Own {
+    /// What makes balancers as was declared. What is absent, or not known to this version, is the proxy's own.
+    pub fn policy_of(&self, declared: Option<&LoadBalancer>) -> Policy {
+        let named = declared.and_then(|declared| match declared.kind() {
+            BalancerKind::RoundRobin => Some(PolicyName::RoundRobin),
+            BalancerKind::Random => Some(PolicyName::Random),
+            BalancerKind::LeastRequest => Some(PolicyName::LeastRequest),
+            _ => None,
+        });
+        named.map_or_else(|| Arc::clone(&self.policy), PolicyName::policy)
+    }
+}
 
 /// The policies that come with the proxy.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

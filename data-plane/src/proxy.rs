@@ -93,7 +93,8 @@ impl Proxy {
         let metrics = Arc::new(Metrics::new());
         let status = Arc::new(Status::new(SystemTime::now()));
         let table = SharedTable::new();
-        let mut compiler = Compiler::new(table.clone(), config.balancer.policy(), Arc::new(Notify::new()));
+        let compiler = Compiler::new(table.clone(), config.balancer.policy(), Arc::new(Notify::new()));
+        let mut compiler = compiler.in_zone(&config.zone);
         // Known before it is bound in most cases, and certain after.
         compiler.listen_on(config.serve.listen.port());
         let loaded = state_dir.as_ref().map(|dir| dir.load(config.state_max_age, SystemTime::now()));

@@ -10,12 +10,15 @@ mod cooldown;
 pub mod declared;
 mod edge;
 mod endpoints;
+mod latency;
 mod past;
 pub mod path;
 mod preview;
 mod routes;
 mod services;
 mod shared;
+mod since;
+mod traffic;
 mod update;
 
 use std::sync::Arc;
@@ -36,9 +39,11 @@ use self::{
 pub use self::{
     edge::{Edge, OWN_PORT, Port},
     endpoints::{EndpointId, EndpointSet, EndpointState, InFlight},
+    latency::Outcome,
     preview::PreviewError,
     services::{Member, ServiceTable},
     shared::{NotKept, Served, SharedTable, TableReader},
+    traffic::Traffic,
     update::{Compiler, Source},
 };
 use crate::{balance::Policy, rule::Rule};
@@ -209,7 +214,7 @@ impl Table {
 }
 
 #[cfg(test)]
-pub(crate) use self::endpoints::tests::set_of as endpoints_of_weights;
+pub(crate) use self::endpoints::tests::{in_zones, set_by as endpoints_of, set_of as endpoints_of_weights};
 
 #[cfg(test)]
 mod tests;

@@ -58,13 +58,16 @@ impl TableBody {
 #[derive(Serialize)]
 struct ServiceBody {
     service: String,
+    /// Who chooses among its instances.
+    balancer: &'static str,
     endpoints: Vec<EndpointBody>,
 }
 
 impl ServiceBody {
     fn of(table: &Table, service: &ServiceTable) -> Self {
         let endpoints = service.members().iter().map(|member| EndpointBody::of(table, member)).collect();
-        Self { service: service.key().to_string(), endpoints }
+        let balancer = service.endpoints().balancer().name();
+        Self { service: service.key().to_string(), balancer, endpoints }
     }
 }
 

@@ -30,6 +30,10 @@ impl Balancer for LeastRequest {
     fn renewed(&self) -> Box<dyn Balancer> {
         Box::new(Self)
     }
+
+    fn name(&self) -> &'static str {
+        "least-request"
+    }
 }
 
 /// Draws one that is not `first`, where there is one.

@@ -16,4 +16,8 @@ impl Balancer for Random {
     fn renewed(&self) -> Box<dyn Balancer> {
         Box::new(Self)
     }
+
+    fn name(&self) -> &'static str {
+        "random"
+    }
 }

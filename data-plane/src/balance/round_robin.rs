@@ -40,4 +40,8 @@ impl Balancer for RoundRobin {
     fn renewed(&self) -> Box<dyn Balancer> {
         Box::new(Self { turn: AtomicU64::new(self.turn.load(Ordering::Relaxed)) })
     }
+
+    fn name(&self) -> &'static str {
+        "round-robin"
+    }
 }

@@ -269,6 +269,11 @@ impl EndpointSet {
         &self.members
     }
 
+    /// What chooses among them.
+    pub fn balancer(&self) -> &dyn Balancer {
+        &*self.balancer
+    }
+
     /// The balancer that goes on where this one's is, for the set that comes after this one.
     pub(crate) fn renewed_balancer(&self) -> Box<dyn Balancer> {
         self.balancer.renewed()

@@ -7,8 +7,9 @@ use waypost_proto::{instance::Endpoint, name::ServiceKey};
 use super::{
     declared::Subset,
     endpoints::{EndpointSet, EndpointState},
+    traffic::Traffic,
 };
-use crate::balance::Policy;
+use crate::balance::{Balancer, Policy};
 
 /// An instance of a service, as it is declared, with its state here.
 #[derive(Clone, Debug)]
@@ -36,12 +37,16 @@ pub struct ServiceTable {
     members: Vec<Member>,
     all: Arc<EndpointSet>,
     subsets: Vec<Selected>,
+    /// How it is treated, where that was declared.
+    traffic: Option<Arc<Traffic>>,
 }
 
 impl ServiceTable {
-    pub(super) fn new(key: ServiceKey, policy: &Policy) -> Self {
+    /// A service without instances. `own` is the policy where none is declared.
+    pub(super) fn new(key: ServiceKey, own: &Policy, traffic: Option<Arc<Traffic>>) -> Self {
+        let policy = traffic.as_ref().map_or(own, |traffic| &traffic.policy);
         let all = Arc::new(EndpointSet::new(Vec::new(), policy()));
-        Self { key, members: Vec::new(), all, subsets: Vec::new() }
+        Self { key, members: Vec::new(), all, subsets: Vec::new(), traffic }
     }
 
     /// Its name.
@@ -57,6 +62,21 @@ impl ServiceTable {
     /// An instance, by its id.
     pub fn member(&self, id: &str) -> Option<&Member> {
         self.place(id).ok().map(|at| &self.members[at])
+    }
+
+    /// How it is treated, where that was declared.
+    pub fn traffic(&self) -> Option<&Arc<Traffic>> {
+        self.traffic.as_ref()
+    }
+
+    /// Has it be treated in another way. Balancers begin anew only where another policy was declared.
+    pub(super) fn treat(&mut self, traffic: Option<Arc<Traffic>>, own: &Policy) {
+        let alike = Traffic::balances_alike(self.traffic.as_deref(), traffic.as_deref());
+        self.traffic = traffic;
+        if !alike {
+            let policy = self.traffic.as_ref().map_or(own, |traffic| &traffic.policy).clone();
+            self.rebuild(|_| policy());
+        }
     }
 
     /// The endpoints that take traffic.
@@ -94,26 +114,27 @@ impl ServiceTable {
 
     /// Makes the sets anew from the members. The balancers go on where they were.
     pub(super) fn refresh(&mut self) {
-        self.all = Arc::new(self.select(&Subset::default(), &self.all));
+        self.rebuild(EndpointSet::renewed_balancer);
+    }
+
+    fn rebuild(&mut self, balancer: impl Fn(&EndpointSet) -> Box<dyn Balancer>) {
+        self.all = Arc::new(self.select(&Subset::default(), balancer(&self.all)));
         let sets: Vec<_> = self
             .subsets
             .iter()
-            .map(|selected| Arc::new(self.select(&selected.subset, &selected.set)))
+            .map(|selected| Arc::new(self.select(&selected.subset, balancer(&selected.set))))
             .collect();
         self.subsets.iter_mut().zip(sets).for_each(|(selected, set)| selected.set = set);
     }
 
-    fn select(&self, subset: &Subset, before: &EndpointSet) -> EndpointSet {
+    fn select(&self, subset: &Subset, balancer: Box<dyn Balancer>) -> EndpointSet {
         let Subset { versions, tags } = subset;
         let selected = self.members.iter().filter(|Member { endpoint, .. }| {
             endpoint.takes_traffic()
                 && (versions.is_empty() || versions.contains(&endpoint.version))
                 && (tags.is_empty() || endpoint.tags.iter().any(|tag| tags.contains(tag)))
         });
-        EndpointSet::new(
-            selected.map(|member| Arc::clone(&member.state)).collect(),
-            before.renewed_balancer(),
-        )
+        EndpointSet::new(selected.map(|member| Arc::clone(&member.state)).collect(), balancer)
     }
 
     /// Takes note of somebody who needs a subset.
@@ -121,7 +142,7 @@ impl ServiceTable {
         if let Some(selected) = self.subsets.iter_mut().find(|selected| selected.subset == *subset) {
             selected.needs += 1;
         } else if !subset.is_all() {
-            let set = Arc::new(self.select(subset, &self.all));
+            let set = Arc::new(self.select(subset, self.all.renewed_balancer()));
             self.subsets.push(Selected { subset: subset.clone(), needs: 1, set });
         }
     }

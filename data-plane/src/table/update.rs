@@ -22,9 +22,11 @@ use super::{
     EndpointState, Member, ServiceTable, SharedTable, Table,
     declared::{Declared, Subset, Updated},
     edge::EdgeCompiler,
+    endpoints::now,
     routes::Routes,
+    traffic,
 };
-use crate::balance::Policy;
+use crate::balance::{Own, Policy};
 
 /// What a table is compiled from: what the control plane says, and, while it may not know all yet, what was
 /// known before.
@@ -95,7 +97,7 @@ type Lease = (InstanceKey, u64);
 /// Compiles tables, puts them into service, and knows what is in flight to endpoints that drain.
 pub struct Compiler {
     shared: SharedTable,
-    policy: Policy,
+    own: Own,
     reporter: Arc<Notify>,
     table: Arc<Table>,
     edge: EdgeCompiler,
@@ -124,7 +126,7 @@ impl Compiler {
         };
         Self {
             shared,
-            policy,
+            own: Own { policy, zone: "".into() },
             reporter,
             table: Arc::new(table),
             edge: EdgeCompiler::default(),
@@ -133,6 +135,12 @@ impl Compiler {
             replaced: Vec::new(),
             routes_compiled: 0,
         }
+    }
+
+    /// Says which zone the proxy is in, for services that prefer their own; empty is none.
+    pub fn in_zone(mut self, zone: &str) -> Self {
+        self.own.zone = zone.into();
+        self
     }
 
     /// Says which port is the proxy's own, and puts a table that knows into service where there is one. Declared
@@ -179,9 +187,10 @@ impl Compiler {
         self.update_instances(&mut next, source, touched);
         self.update_routes(&mut next, source, touched);
         self.update_declared(&mut next, source, touched);
+        next.treat(touched.declared.iter(), &self.own);
         for key in &touched.services {
             if source.has_service(key) {
-                next.slot(key, &self.policy);
+                next.slot(key, &self.own);
             } else if let Some(service) = next.remove(key) {
                 self.replaced.extend(service.members().iter().map(|member| Arc::clone(&member.state)));
             }
@@ -254,7 +263,7 @@ impl Compiler {
             if !source.has_service(key) && next.service(key).is_none() {
                 continue;
             }
-            let slot = next.slot(key, &self.policy);
+            let slot = next.slot(key, &self.own);
             let Some(service) = next.service_at(slot) else { continue };
             for key in of_one_service {
                 let replaced = match source.instance(key) {
@@ -281,10 +290,15 @@ impl Compiler {
         let same_epoch = |state: &&Arc<EndpointState>| state.epoch() == endpoint.epoch;
         let again =
             listed.filter(same_epoch).or_else(|| lingering().map(|(_, state)| state).find(same_epoch));
-        match again.or(listed).or_else(|| lingering().next_back().map(|(_, state)| state)) {
+        let state = match again.or(listed).or_else(|| lingering().next_back().map(|(_, state)| state)) {
             Some(state) => state.declared_anew(endpoint, tls),
             None => EndpointState::with_tls(Arc::clone(endpoint), tls.cloned(), Arc::clone(&self.reporter)),
+        };
+        if endpoint.takes_traffic() {
+            // While the control plane may not know all yet, what it gets to know is not new.
+            state.note_use(self.table.settled.then(now));
         }
+        state
     }
 
     fn update_routes(&self, next: &mut Table, source: &Source<'_>, touched: &Touched) {
@@ -295,7 +309,7 @@ impl Compiler {
                 service.release(&versions_of(&route));
             }
             if let Some(route) = source.route(id) {
-                let slot = next.slot(&route.service, &self.policy);
+                let slot = next.slot(&route.service, &self.own);
                 next.routes.put(route, slot);
                 if let Some(service) = next.service_at(slot).filter(|_| !route.versions.is_empty()) {
                     service.need(&versions_of(route));
@@ -338,12 +352,23 @@ impl Table {
         updated
     }
 
+    /// Has services be treated as the entries that were touched say.
+    fn treat<'a>(&mut self, touched: impl Iterator<Item = &'a Arc<str>>, own: &Own) {
+        for (id, key) in touched.filter_map(|id| Some((id, traffic::service_of(id)?))) {
+            let traffic = traffic::compiled(self.declared.entry(id), own);
+            if let Some(service) = self.service_mut(&key) {
+                service.treat(traffic, &own.policy);
+            }
+        }
+    }
+
     /// The slot of a service, which is put there where it is new.
-    pub(super) fn slot(&mut self, key: &ServiceKey, policy: &Policy) -> u32 {
+    pub(super) fn slot(&mut self, key: &ServiceKey, own: &Own) -> u32 {
         if let Some(slot) = self.slot_of.get(key) {
             return *slot;
         }
-        let mut service = ServiceTable::new(key.clone(), policy);
+        let traffic = traffic::compiled(self.declared.entry(&traffic::id_of(key)), own);
+        let mut service = ServiceTable::new(key.clone(), &own.policy, traffic);
         self.declared.subsets_of(key).for_each(|subset| service.need(subset));
         let service = Some(Arc::new(service));
         let slot = match self.free.pop_back() {

@@ -1,0 +1,74 @@
+//! How a service is treated, compiled from its entry: what is the same for all of its sets of endpoints.
+//!
+//! An entry's id names its service (`traffic/<namespace>/<service>`), so that one look finds it, and one that leaves is
+//! known for what it was. What is absent in it, or not known to this version, is as it would be without a policy.
+//!
+//! Deliberately absent: state. What changes with every request belongs to endpoints, balancers or whoever counts.
+
+use std::sync::Arc;
+
+use waypost_proto::{
+    name::ServiceKey,
+    v1::{DeclaredEntry, TrafficEntry, declared_entry::Kind},
+};
+
+use crate::balance::{Own, Policy};
+
+/// What entries of this kind begin with.
+const PREFIX: &str = "traffic/";
+
+/// How a service is treated. Values are replaced, never changed.
+pub struct Traffic {
+    /// What was declared.
+    pub entry: TrafficEntry,
+    /// Makes the balancers of the service's sets.
+    pub(super) policy: Policy,
+}
+
+impl Traffic {
+    /// Compiles an entry.
+    pub fn compile(entry: &TrafficEntry, own: &Own) -> Self {
+        let policy = own.policy_of(entry.load_balancer.as_ref());
+        Self { entry: entry.clone(), policy }
+    }
+
+    /// Whether balancers made for one are good for the other.
+    pub(super) fn balances_alike(one: Option<&Self>, other: Option<&Self>) -> bool {
+        let declared = |traffic: Option<&Self>| traffic.and_then(|traffic| traffic.entry.load_balancer.clone());
+        declared(one) == declared(other)
+    }
+}
+
+impl std::fmt::Debug for Traffic {
+    fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        formatter.debug_struct("Traffic").field("entry", &self.entry).finish_non_exhaustive()
+    }
+}
+
+/// The id of a service's entry.
+pub(super) fn id_of(service: &ServiceKey) -> String {
+    format!("{PREFIX}{}/{}", service.namespace(), service.name())
+}
+
+/// The service that an entry of this kind is for, by its id; `None` where it is of another kind.
+pub(super) fn service_of(id: &str) -> Option<ServiceKey> {
+    let (namespace, name) = id.strip_prefix(PREFIX)?.split_once('/')?;
+    ServiceKey::new(namespace, name).ok()
+}
+
+/// What an entry says, if it is of this kind.
+pub(super) fn entry_of(entry: &DeclaredEntry) -> Option<&TrafficEntry> {
+    match &entry.kind {
+        Some(Kind::Traffic(traffic)) => Some(traffic),
+        _ => None,
+    }
+}
+
+/// A service's settings by its entry, where there is one.
+pub(super) fn compiled(entry: Option<&Arc<DeclaredEntry>>, own: &Own) -> Option<Arc<Traffic>> {
+    let entry = entry_of(entry?)?;
+    Some(Arc::new(Traffic::compile(entry, own)))
+}
+
+#[cfg(test)]
+mod tests;
