@@ -3,24 +3,45 @@
 //! A policy proposes an endpoint; whether that may take the request (it was not tried, does not drain, does
 //! not cool down) is the set's to check, which asks again or looks through all (see
 //! [`EndpointSet::pick`](crate::table::EndpointSet::pick)). Every policy honours weights. None takes a lock
-//! or allocates to choose.
+//! or allocates to choose. `BALANCING.md` in the folder beside this file says what each is good for.
 //!
-//! Deliberately absent: state of endpoints (it is theirs and survives a swap), zones.
+//! Deliberately absent: state of endpoints (it is theirs and survives a swap).
 
+mod bounded_load;
+mod candidates;
+mod declared;
+mod key;
+mod keyed;
 mod least_request;
+mod maglev;
+mod peak_ewma;
+mod prequal;
 mod random;
+mod ring_hash;
 mod round_robin;
+mod slow_start;
+mod zone_aware;
 
 use std::{fmt, str::FromStr, sync::Arc};
 
 use fastrand::Rng;
-use waypost_proto::v1::{BalancerKind, LoadBalancer};
 
-pub use self::{least_request::LeastRequest, random::Random, round_robin::RoundRobin};
+pub use self::{
+    bounded_load::LoadBound, candidates::Candidates, declared::Own, key::KeySource,
+    least_request::LeastRequest, maglev::Maglev, peak_ewma::PeakEwma, prequal::Prequal, random::Random,
+    ring_hash::RingHash, round_robin::RoundRobin, slow_start::SlowStart, zone_aware::ZoneAware,
+};
+pub(crate) use self::{candidates::Weights, declared::key_source};
 use crate::table::EndpointState;
 
 /// A policy, with what it remembers about one set.
 pub trait Balancer: fmt::Debug + Send + Sync {
+    /// Is told the members of its set, once, before any choice: all have a weight above 0, and they are sorted by id
+    /// where they are a service's. There may be none.
+    fn prepare(&mut self, members: &[Arc<EndpointState>]) {
+        let _ = members;
+    }
+
     /// The index of the candidate to try next; `among` is never empty. It may be one that is not usable,
     /// which is then passed over.
     fn choose(&self, among: &Candidates<'_>, seed: &mut Rng) -> usize;
@@ -32,34 +53,17 @@ pub trait Balancer: fmt::Debug + Send + Sync {
     fn name(&self) -> &'static str {
         "custom"
     }
+
+    /// Whether it asks how long answers take ([`Candidates::latency`]), which is measured only for those that do.
+    fn needs_latency(&self) -> bool {
+        false
+    }
 }
 
 /// Makes the balancer of a new set.
 pub type Policy = Arc<dyn Fn() -> Box<dyn Balancer> + Send + Sync>;
 
-/// What a proxy does by itself, and where it is.
-#[derive(Clone)]
-pub struct Own {
-    /// The policy of services that have none declared.
-    pub policy: Policy,
-    /// The proxy's zone; empty is none.
-    pub zone: Arc<str>,
-}
-
-impl Own {
-    /// What makes balancers as was declared. What is absent, or not known to this version, is the proxy's own.
-    pub fn policy_of(&self, declared: Option<&LoadBalancer>) -> Policy {
-        let named = declared.and_then(|declared| match declared.kind() {
-            BalancerKind::RoundRobin => Some(PolicyName::RoundRobin),
-            BalancerKind::Random => Some(PolicyName::Random),
-            BalancerKind::LeastRequest => Some(PolicyName::LeastRequest),
-            _ => None,
-        });
-        named.map_or_else(|| Arc::clone(&self.policy), PolicyName::policy)
-    }
-}
-
-/// The policies that come with the proxy.
+/// The policies that a proxy can have for all services.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum PolicyName {
     /// One after the other.
@@ -69,11 +73,16 @@ pub enum PolicyName {
     /// Of two drawn by lot, the one with fewer requests in flight for its weight.
     #[default]
     LeastRequest,
+    /// Of two drawn by lot, the one that is expected to answer sooner.
+    PeakEwma,
+    /// Of a few drawn by lot, the one with the lowest latency among those that are not busier than most.
+    Prequal,
 }
 
 impl PolicyName {
-    /// All of them.
-    pub const ALL: [Self; 3] = [Self::RoundRobin, Self::Random, Self::LeastRequest];
+    /// All of them. Those that go by a key are not among these: a key has to be declared for each service.
+    pub const ALL: [Self; 5] =
+        [Self::RoundRobin, Self::Random, Self::LeastRequest, Self::PeakEwma, Self::Prequal];
 
     /// As `--balancer` has it.
     pub fn name(self) -> &'static str {
@@ -81,6 +90,8 @@ impl PolicyName {
             Self::RoundRobin => "round-robin",
             Self::Random => "random",
             Self::LeastRequest => "least-request",
+            Self::PeakEwma => "peak-ewma",
+            Self::Prequal => "prequal",
         }
     }
 
@@ -90,6 +101,8 @@ impl PolicyName {
             Self::RoundRobin => Box::new(RoundRobin::default()),
             Self::Random => Box::new(Random),
             Self::LeastRequest => Box::new(LeastRequest),
+            Self::PeakEwma => Box::new(PeakEwma),
+            Self::Prequal => Box::new(Prequal::default()),
         })
     }
 }
@@ -105,114 +118,7 @@ impl FromStr for PolicyName {
 
     fn from_str(text: &str) -> Result<Self, String> {
         let found = Self::ALL.into_iter().find(|policy| policy.name() == text);
-        found.ok_or_else(|| "must be round-robin, random or least-request".to_owned())
-    }
-}
-
-/// The weights of a set, in the form that a draw needs.
-#[derive(Debug)]
-pub(crate) enum Weights {
-    /// All are the same: a draw is one number.
-    Equal,
-    /// They differ: a draw is a binary search.
-    Unequal {
-        /// The sums of all weights up to and with each.
-        sums: Box<[u64]>,
-        /// The largest weight.
-        heaviest: u16,
-    },
-}
-
-impl Weights {
-    pub(crate) fn of(weights: impl Iterator<Item = u16> + Clone) -> Self {
-        let first = weights.clone().next();
-        if weights.clone().all(|weight| Some(weight) == first) {
-            return Self::Equal;
-        }
-        let heaviest = weights.clone().max().unwrap_or(1);
-        let mut sum = 0;
-        let running = weights.map(|weight| {
-            sum += u64::from(weight);
-            sum
-        });
-        Self::Unequal { sums: running.collect(), heaviest }
-    }
-}
-
-/// The members of a set, as a policy sees them. There is at least one.
-pub struct Candidates<'a> {
-    members: &'a [Arc<EndpointState>],
-    weights: &'a Weights,
-    usable: &'a dyn Fn(usize) -> bool,
-}
-
-#[expect(clippy::len_without_is_empty, reason = "there is always at least one")]
-impl<'a> Candidates<'a> {
-    pub(crate) fn new(
-        members: &'a [Arc<EndpointState>],
-        weights: &'a Weights,
-        usable: &'a dyn Fn(usize) -> bool,
-    ) -> Self {
-        Self { members, weights, usable }
-    }
-
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.members.len()
-    }
-
-    /// Whether one may take the request.
-    pub fn is_usable(&self, at: usize) -> bool {
-        (self.usable)(at)
-    }
-
-    /// The share of traffic of one, never 0.
-    pub fn weight(&self, at: usize) -> u16 {
-        self.members[at].weight()
-    }
-
-    /// The largest weight.
-    pub fn heaviest(&self) -> u16 {
-        match self.weights {
-            Weights::Equal => self.members[0].weight(),
-            Weights::Unequal { heaviest, .. } => *heaviest,
-        }
-    }
-
-    /// The requests in flight to one.
-    pub fn in_flight(&self, at: usize) -> u64 {
-        self.members[at].load()
-    }
-
-    /// Whether all weights are the same.
-    pub fn weights_are_equal(&self) -> bool {
-        matches!(self.weights, Weights::Equal)
-    }
-
-    /// Draws one by lot, in proportion to the weights.
-    pub fn draw(&self, seed: &mut Rng) -> usize {
-        match self.weights {
-            Weights::Equal => seed.usize(..self.members.len()),
-            Weights::Unequal { sums, .. } => {
-                let total = sums.last().copied().unwrap_or(1);
-                let lot = seed.u64(..total);
-                sums.partition_point(|sum| *sum <= lot)
-            }
-        }
-    }
-
-    /// Draws a usable one by lot, in proportion to the weights, by a look at all of them.
-    pub(crate) fn draw_usable(&self, seed: &mut Rng) -> Option<usize> {
-        let mut drawn = None;
-        let mut total = 0;
-        for at in (0..self.members.len()).filter(|at| self.is_usable(*at)) {
-            let weight = u64::from(self.weight(at));
-            total += weight;
-            if seed.u64(..total) < weight {
-                drawn = Some(at);
-            }
-        }
-        drawn
+        found.ok_or_else(|| "must be round-robin, random, least-request, peak-ewma or prequal".to_owned())
     }
 }
 

@@ -95,6 +95,7 @@ async fn the_table_is_shown_as_it_is_applied() {
     assert_eq!(shown["position"]["revision"], 7);
     assert_eq!(shown["position"]["digest"], format!("{:016x}", table.position().digest));
     assert_eq!(shown["services"][0]["service"], "orders");
+    assert_eq!(shown["services"][0]["balancer"], "least-request");
     assert_eq!(shown["services"][0]["endpoints"][0]["state"], "DRAINING");
     assert_eq!(shown["services"][0]["endpoints"][0]["draining"], true);
     assert_eq!(shown["services"][1]["endpoints"][0]["in_flight"], 1);
@@ -150,6 +151,7 @@ async fn it_explains_where_a_request_goes() {
     assert_eq!(found["outcome"]["kind"], "automatic");
     assert_eq!(found["outcome"]["service"], "users");
     assert_eq!(found["outcome"]["path"], "/7");
+    assert_eq!(found["outcome"]["balancer"], "least-request");
     assert_eq!(found["outcome"]["endpoints"][0]["selected"], true);
     assert_eq!(json(&admin, "/explain?url=/nothing&method=POST").await["outcome"]["kind"], "no_route");
     for wrong in

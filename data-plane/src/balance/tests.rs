@@ -1,10 +1,18 @@
-//! Every policy shares by weight; least-request also evens out what is in flight.
+//! Every policy shares by weight; what each looks at beside that; slow start and zones around any of them.
+
+use std::time::Duration;
 
 use fastrand::Rng;
 use proptest::{collection::vec, prelude::*, sample::select};
+use waypost_proto::{
+    time::wire_duration,
+    v1::{BalancerKind, LoadBalancer, ZoneAware as DeclaredZones},
+};
 
 use super::*;
-use crate::table::{EndpointSet, InFlight, endpoints_of_weights};
+use crate::table::{
+    EndpointId, EndpointSet, InFlight, Outcome, endpoints_of, endpoints_of_weights, in_zones,
+};
 
 fn index(set: &EndpointSet, picked: &InFlight) -> usize {
     let id = picked.endpoint().id();
@@ -89,4 +97,162 @@ fn names_read_back() {
         assert_eq!(policy.to_string().parse(), Ok(policy));
     }
     "fair".parse::<PolicyName>().expect_err("there is no such policy");
+}
+
+const MS: Duration = Duration::from_millis(1);
+
+fn own(zone: &str) -> Own {
+    Own { policy: PolicyName::LeastRequest.policy(), zone: zone.into() }
+}
+
+fn share(set: &EndpointSet, of: usize, now: u64) -> f64 {
+    let mut seed = Rng::with_seed(7);
+    let rounds = 20_000;
+    let mut count = 0;
+    for _ in 0..rounds {
+        let picked = set.pick_at(None, &[], &mut seed, || now).expect("usable");
+        count += u32::from(index(set, &picked) == of);
+    }
+    f64::from(count) / f64::from(rounds)
+}
+
+#[test]
+fn the_one_that_answers_sooner_is_chosen() {
+    for policy in [PolicyName::PeakEwma, PolicyName::Prequal] {
+        let set = endpoints_of_weights(&[1, 1, 1], policy);
+        for (member, took) in set.members().iter().zip([50, 5, 50]) {
+            member.report_latency_at(MS * took, Outcome::Answered, MS);
+        }
+        let shares = [0, 1, 2].map(|at| share(&set, at, 1));
+        assert!(shares[1] > 0.6 && (shares[0] - shares[2]).abs() < 0.02, "{policy}: {shares:?}");
+    }
+}
+
+#[test]
+fn one_that_has_not_answered_yet_gets_one_request_and_no_flood() {
+    for policy in [PolicyName::PeakEwma, PolicyName::Prequal] {
+        let set = endpoints_of_weights(&[1, 1], policy);
+        set.members()[0].report_latency_at(5 * MS, Outcome::Answered, MS);
+        let mut seed = Rng::with_seed(7);
+        let held: Vec<InFlight> =
+            (0..20).map(|_| set.pick_at(None, &[], &mut seed, || 1).expect("usable")).collect();
+        let unknown = held.iter().filter(|picked| index(&set, picked) == 1).count();
+        // Where all that are known are busier than most, the rule of Prequal shares by load.
+        let most = if policy == PolicyName::Prequal { 11 } else { 1 };
+        assert!((1..=most).contains(&unknown), "{policy}: {unknown}");
+    }
+}
+
+#[test]
+fn hot_endpoints_are_left_alone_however_fast_they_are() {
+    let set = endpoints_of_weights(&[1, 1, 1, 1], PolicyName::Prequal);
+    for (member, took) in set.members().iter().zip([1, 50, 50, 50]) {
+        member.report_latency_at(MS * took, Outcome::Answered, MS);
+    }
+    let _busy: Vec<InFlight> =
+        (0..100).map(|_| set.members()[0].begin().expect("it does not drain")).collect();
+    // A quarter of what is drawn is hot, which is more than the quantile leaves above: the rest must be a little busy.
+    let _others: Vec<InFlight> =
+        set.members()[1..].iter().map(|one| one.begin().expect("it does not drain")).collect();
+    assert!(share(&set, 0, 1) < 0.75);
+    let calm = endpoints_of_weights(&[1; 10], PolicyName::Prequal);
+    calm.members()[0].report_latency_at(MS, Outcome::Answered, MS);
+    calm.members()[1..].iter().for_each(|one| one.report_latency_at(50 * MS, Outcome::Answered, MS));
+    let _busy: Vec<InFlight> =
+        (0..100).map(|_| calm.members()[0].begin().expect("it does not drain")).collect();
+    assert!(share(&calm, 0, 1) < 0.02, "one of ten is hot");
+}
+
+#[test]
+fn a_new_endpoint_s_share_grows_to_its_full_size() {
+    for kind in
+        [BalancerKind::RoundRobin, BalancerKind::Random, BalancerKind::LeastRequest, BalancerKind::PeakEwma]
+    {
+        let slow_start = Some(wire_duration(Duration::from_secs(100)));
+        let declared = LoadBalancer { kind: kind.into(), slow_start, ..LoadBalancer::default() };
+        let set = endpoints_of(&[1, 1, 1, 1], &own("").policy_of(Some(&declared)));
+        set.members()[0].note_use(Some(1));
+        set.members()[1].note_use(None);
+        for (age, part) in
+            [(0, 0.1), (5_000, 0.1), (20_000, 0.2), (50_000, 0.5), (100_000, 1.0), (999_000, 1.0)]
+        {
+            let (share, expected) = (share(&set, 0, 1 + age), part / (3.0 + part));
+            assert!((share - expected).abs() < 0.015, "{kind:?} after {age} ms: {share} and not {expected}");
+        }
+    }
+}
+
+#[test]
+fn where_all_are_new_all_share() {
+    let slow_start = Some(wire_duration(Duration::from_secs(100)));
+    let declared =
+        LoadBalancer { kind: BalancerKind::RoundRobin.into(), slow_start, ..LoadBalancer::default() };
+    let set = endpoints_of(&[1, 1], &own("").policy_of(Some(&declared)));
+    set.members().iter().for_each(|member| member.note_use(Some(1)));
+    assert!((share(&set, 0, 1) - 0.5).abs() < 0.02);
+}
+
+proptest! {
+    #[test]
+    fn the_own_zone_is_used_alone_while_it_has_enough(
+        zones in vec((select(vec!["a", "b", "c"]), any::<bool>()), 1..12),
+        kind in 0..=7_i32,
+        minimum_instances in 0..5_u32,
+        key: Option<u64>,
+        seed: u64,
+    ) {
+        let zone_aware = Some(DeclaredZones { minimum_instances });
+        let declared = LoadBalancer { kind, zone_aware, ..LoadBalancer::default() };
+        let names: Vec<&str> = zones.iter().map(|(zone, _)| *zone).collect();
+        let set = in_zones(&names, &own("a").policy_of(Some(&declared)));
+        let tried: Vec<EndpointId> =
+            set.members().iter().zip(&zones).filter(|(_, (_, out))| *out).map(|(member, _)| member.id()).collect();
+        let count = |wanted: &dyn Fn(&str) -> bool| zones.iter().filter(|(zone, out)| !out && wanted(zone)).count();
+        let own = count(&|zone| zone == "a");
+        let is_local = own >= minimum_instances.max(1) as usize;
+        let mut seed = Rng::with_seed(seed);
+        let mut seen = std::collections::BTreeSet::new();
+        for _ in 0..200 {
+            let Some(picked) = set.pick_by(key, &tried, &mut seed) else {
+                prop_assert_eq!(count(&|_| true), 0);
+                break;
+            };
+            prop_assert!(!is_local || picked.endpoint().zone() == "a");
+            seen.insert(index(&set, &picked));
+        }
+        if key.is_none() {
+            prop_assert_eq!(seen.len(), if is_local { own } else { count(&|_| true) });
+        }
+    }
+}
+
+#[test]
+fn a_proxy_without_a_zone_prefers_none() {
+    let zone_aware = Some(DeclaredZones { minimum_instances: 1 });
+    let declared = LoadBalancer { zone_aware, ..LoadBalancer::default() };
+    let set = in_zones(&["", "a"], &own("").policy_of(Some(&declared)));
+    assert!((share(&set, 0, 1) - 0.5).abs() < 0.02);
+}
+
+#[test]
+fn threads_that_choose_at_once_share_as_one_does() {
+    for kind in 1..=7 {
+        let declared = LoadBalancer { kind, ..LoadBalancer::default() };
+        let set = endpoints_of(&[1; 5], &own("").policy_of(Some(&declared)));
+        let counts: [std::sync::atomic::AtomicU32; 5] = Default::default();
+        std::thread::scope(|scope| {
+            for thread in 0..4 {
+                let (set, counts) = (&set, &counts);
+                scope.spawn(move || {
+                    let mut seed = Rng::with_seed(thread);
+                    for _ in 0..5_000 {
+                        let picked = set.pick(&[], &mut seed).expect("usable");
+                        counts[index(set, &picked)].fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+                    }
+                });
+            }
+        });
+        let counts = counts.map(std::sync::atomic::AtomicU32::into_inner);
+        assert!(counts.iter().all(|count| (2_400..5_600).contains(count)), "{kind}: {counts:?}");
+    }
 }

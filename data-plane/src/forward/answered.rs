@@ -47,6 +47,11 @@ impl Answered {
         self.parts.status
     }
 
+    /// Its fields.
+    pub(super) fn headers(&self) -> &HeaderMap {
+        &self.parts.headers
+    }
+
     /// Counts it as in flight to the instance.
     pub(super) fn in_flight(&self) -> &InFlight {
         &self.in_flight

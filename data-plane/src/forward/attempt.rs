@@ -13,6 +13,7 @@ use super::{
     answered::{self, Answered},
     body::AnswerSource,
     draft::Draft,
+    measure::Measure,
     retry::Failure,
 };
 use crate::{
@@ -34,6 +35,8 @@ pub(super) struct Attempts<'a> {
     rule: Option<&'a Rule>,
     /// Who is asked first.
     preferred: Option<Arc<EndpointState>>,
+    /// What the service's policy sends to the same instance, where that goes by keys.
+    key: Option<u64>,
     tried: Vec<EndpointId>,
     made: usize,
     last: Option<Failure>,
@@ -51,7 +54,16 @@ struct Failed {
 
 impl<'a> Attempts<'a> {
     pub(super) fn new(worker: &'a Rc<Worker>) -> Self {
-        Self { worker, rule: None, preferred: None, tried: Vec::new(), made: 0, last: None, stale: None }
+        Self {
+            worker,
+            rule: None,
+            preferred: None,
+            key: None,
+            tried: Vec::new(),
+            made: 0,
+            last: None,
+            stale: None,
+        }
     }
 
     /// The same by a rule of a declared route.
@@ -70,8 +82,13 @@ impl<'a> Attempts<'a> {
         target: &Target<'_>,
         draft: &mut Draft,
     ) -> Option<Result<Answered, Answer>> {
+        if let Some(traffic) = target.service.traffic().filter(|_| self.made == 0) {
+            let trusted = &self.worker.config.trusted_proxies;
+            self.key = traffic.key.key(draft.headers(), draft.target().query(), trusted);
+        }
         loop {
             let (in_flight, fresh) = self.pick(target)?;
+            let measure = Measure::begin(target, &in_flight);
             if self.made > 0 {
                 self.worker.metrics.retried();
             }
@@ -82,13 +99,17 @@ impl<'a> Attempts<'a> {
             };
             let Failed { failure, endpoint, reused } = match attempted {
                 Ok(answered) => {
+                    measure.answered(answered.status(), answered.headers());
                     answered.in_flight().endpoint().report_success();
                     match self.refuse(answered, draft) {
                         Ok(answered) => return Some(Ok(answered)),
                         Err(failed) => failed,
                     }
                 }
-                Err(failed) => failed,
+                Err(failed) => {
+                    measure.failed(&failed.failure, failed.reused);
+                    failed
+                }
             };
             if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {
                 endpoint.report_failure();
@@ -155,7 +176,7 @@ impl<'a> Attempts<'a> {
         if let Some(begun) = self.preferred.take().and_then(|preferred| preferred.begin()) {
             return Some((begun, false));
         }
-        let picked = target.endpoints.pick(&self.tried, &mut self.worker.rng.borrow_mut());
+        let picked = target.endpoints.pick_by(self.key, &self.tried, &mut self.worker.rng.borrow_mut());
         match picked {
             Some(in_flight) => Some((in_flight, false)),
             None => Some((self.stale.take()?.begin()?, true)),

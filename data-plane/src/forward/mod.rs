@@ -21,6 +21,7 @@ mod declared;
 mod draft;
 mod entrance;
 mod grpc_web;
+mod measure;
 mod mirror;
 mod request_body;
 mod retry;

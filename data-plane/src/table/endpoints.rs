@@ -32,7 +32,11 @@ use waypost_proto::{
     name::InstanceKey,
 };
 
-use super::cooldown::Cooldown;
+use super::{
+    cooldown::Cooldown,
+    latency::{Latency, Outcome},
+    since::Since,
+};
 use crate::{
     balance::{Balancer, Candidates, Weights},
     tls::BackendTls,
@@ -59,6 +63,8 @@ struct Hot {
     in_flight: AtomicU64,
     draining: AtomicBool,
     cooldown: Cooldown,
+    /// Written only where the set's policy needs it.
+    latency: Latency,
 }
 
 /// One process that answers requests, and what is known of it here.
@@ -68,6 +74,7 @@ pub struct EndpointState {
     declared: Arc<Endpoint>,
     /// How to speak TLS to it; none: in the clear.
     tls: Option<Arc<BackendTls>>,
+    since: Since,
     /// Woken when the count changes while draining.
     reporter: Arc<Notify>,
     /// The retired state of the same address, while requests are in flight to it. Not for the request path.
@@ -95,8 +102,9 @@ impl EndpointState {
         reporter: Arc<Notify>,
         predecessor: Option<Arc<EndpointState>>,
     ) -> Arc<Self> {
+        let since = predecessor.as_ref().map(|before| before.since.clone()).unwrap_or_default();
         let (hot, id, predecessor) = (Hot::default(), EndpointId::next(), Mutex::new(predecessor));
-        Arc::new(Self { hot, id, declared, tls, reporter, predecessor })
+        Arc::new(Self { hot, id, declared, tls, since, reporter, predecessor })
     }
 
     /// The state after an endpoint was declared anew. It is the same one where only `state` or labels that
@@ -109,6 +117,7 @@ impl EndpointState {
     ) -> Arc<Self> {
         let (old, new) = (&self.declared, declared);
         let same = old.epoch == new.epoch && old.protocol == new.protocol && old.weight == new.weight;
+        let same = same && old.zone == new.zone;
         if same && old.address == new.address && self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr) {
             return Arc::clone(self);
         }
@@ -149,6 +158,22 @@ impl EndpointState {
     /// Its share of traffic; 0 means none.
     pub fn weight(&self) -> u16 {
         self.declared.weight
+    }
+
+    /// Its failure domain; empty means none.
+    pub fn zone(&self) -> &str {
+        &self.declared.zone
+    }
+
+    /// Notes that it takes traffic from now on; only the first note counts. `now` is in milliseconds of the clock that
+    /// picks go by; `None`: it may have taken traffic for long, and is not new.
+    pub fn note_use(&self, now: Option<u64>) {
+        self.since.note(now);
+    }
+
+    /// Since when it has taken traffic, in milliseconds of the clock that picks go by; `None` where it is not new.
+    pub fn new_since(&self) -> Option<u64> {
+        self.since.get()
     }
 
     /// Requests and upgraded connections to the address that have begun and not ended.
@@ -200,6 +225,26 @@ impl EndpointState {
         self.hot.cooldown.remaining(now())
     }
 
+    /// Says how long a request has taken to its answer's head, for policies that need it.
+    pub fn report_latency(&self, took: Duration, outcome: Outcome) {
+        self.report_latency_at(took, outcome, elapsed());
+    }
+
+    /// [`Self::report_latency`] with a clock.
+    pub fn report_latency_at(&self, took: Duration, outcome: Outcome, now: Duration) {
+        self.hot.latency.observe(took, outcome, now);
+    }
+
+    /// How long an answer is expected to take, where that is measured and known.
+    pub fn latency(&self) -> Option<Duration> {
+        self.latency_at(elapsed()).map(|micros| Duration::from_secs_f32(micros / 1e6))
+    }
+
+    /// How many microseconds an answer is expected to take.
+    pub(crate) fn latency_at(&self, now: Duration) -> Option<f32> {
+        self.hot.latency.expected(now)
+    }
+
     /// What is in flight through this very value, for balancing.
     pub(crate) fn load(&self) -> u64 {
         self.hot.in_flight.load(Ordering::Relaxed)
@@ -218,11 +263,15 @@ impl fmt::Debug for EndpointState {
     }
 }
 
-/// Milliseconds of a steady clock, never 0.
-fn now() -> u64 {
+/// A steady clock: never less than a millisecond.
+fn elapsed() -> Duration {
     static START: OnceLock<Instant> = OnceLock::new();
-    let passed = START.get_or_init(Instant::now).elapsed();
-    u64::try_from(passed.as_millis()).unwrap_or(u64::MAX).saturating_add(1)
+    START.get_or_init(Instant::now).elapsed() + Duration::from_millis(1)
+}
+
+/// Milliseconds of the same clock, never 0.
+pub(super) fn now() -> u64 {
+    u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
 /// A request that has begun and counts as in flight until this is dropped.
@@ -253,15 +302,24 @@ pub struct EndpointSet {
     members: Vec<Arc<EndpointState>>,
     weights: Weights,
     balancer: Box<dyn Balancer>,
+    /// Whether the balancer asks how long answers take.
+    measures_latency: bool,
 }
 
 impl EndpointSet {
     /// A set of endpoints that take traffic. Endpoints of weight 0 are left out.
-    pub fn new(mut members: Vec<Arc<EndpointState>>, balancer: Box<dyn Balancer>) -> Self {
+    pub fn new(mut members: Vec<Arc<EndpointState>>, mut balancer: Box<dyn Balancer>) -> Self {
         members.retain(|member| member.weight() > 0);
         members.shrink_to_fit();
         let weights = Weights::of(members.iter().map(|member| member.weight()));
-        Self { members, weights, balancer }
+        balancer.prepare(&members);
+        let measures_latency = balancer.needs_latency();
+        Self { members, weights, balancer, measures_latency }
+    }
+
+    /// Whether answers' times are to be [reported](EndpointState::report_latency).
+    pub fn measures_latency(&self) -> bool {
+        self.measures_latency
     }
 
     /// The endpoints that take traffic.
@@ -285,12 +343,19 @@ impl EndpointSet {
     /// soonest. `None` means that all are tried or drain. A request that holds an older table should then
     /// look at the current one before it gives up: the endpoints that replace those may be there.
     pub fn pick(&self, tried: &[EndpointId], seed: &mut Rng) -> Option<InFlight> {
-        self.pick_at(tried, seed, now)
+        self.pick_by(None, tried, seed)
     }
 
-    /// [`Self::pick`] with a clock in milliseconds, which is asked only where an endpoint cools down.
-    pub(crate) fn pick_at(
+    /// [`Self::pick`] for a request with a key: policies that go by keys send the same key to the same endpoint.
+    pub fn pick_by(&self, key: Option<u64>, tried: &[EndpointId], seed: &mut Rng) -> Option<InFlight> {
+        self.pick_at(key, tried, seed, now)
+    }
+
+    /// [`Self::pick_by`] with a steady clock in milliseconds, which is asked only where an endpoint cools down or the
+    /// policy wants to know.
+    pub fn pick_at(
         &self,
+        key: Option<u64>,
         tried: &[EndpointId],
         seed: &mut Rng,
         now: impl Fn() -> u64,
@@ -304,7 +369,7 @@ impl EndpointSet {
             let member = &self.members[at];
             member.hot.cooldown.claim(&now).then(|| member.begin()).flatten()
         };
-        let among = Candidates::new(&self.members, &self.weights, &usable);
+        let among = Candidates::new(&self.members, &self.weights, &usable, key, &now);
         for _ in 0..DRAWS {
             let at = self.balancer.choose(&among, seed);
             if usable(at)

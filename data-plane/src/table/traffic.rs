@@ -12,7 +12,7 @@ use waypost_proto::{
     v1::{DeclaredEntry, TrafficEntry, declared_entry::Kind},
 };
 
-use crate::balance::{Own, Policy};
+use crate::balance::{KeySource, Own, Policy, key_source};
 
 /// What entries of this kind begin with.
 const PREFIX: &str = "traffic/";
@@ -23,18 +23,21 @@ pub struct Traffic {
     pub entry: TrafficEntry,
     /// Makes the balancers of the service's sets.
     pub(super) policy: Policy,
+    /// What requests' keys are made of.
+    pub(crate) key: KeySource,
 }
 
 impl Traffic {
     /// Compiles an entry.
     pub fn compile(entry: &TrafficEntry, own: &Own) -> Self {
         let policy = own.policy_of(entry.load_balancer.as_ref());
-        Self { entry: entry.clone(), policy }
+        Self { entry: entry.clone(), policy, key: key_source(entry.load_balancer.as_ref()) }
     }
 
     /// Whether balancers made for one are good for the other.
     pub(super) fn balances_alike(one: Option<&Self>, other: Option<&Self>) -> bool {
-        let declared = |traffic: Option<&Self>| traffic.and_then(|traffic| traffic.entry.load_balancer.clone());
+        let declared =
+            |traffic: Option<&Self>| traffic.and_then(|traffic| traffic.entry.load_balancer.clone());
         declared(one) == declared(other)
     }
 }

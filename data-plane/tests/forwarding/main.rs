@@ -4,6 +4,7 @@
 
 #![allow(missing_docs, reason = "tests")]
 
+mod balancing;
 mod basics;
 mod bodies;
 mod declared;

@@ -9,29 +9,48 @@ use fastrand::Rng;
 use proptest::{collection::vec, prelude::*, sample::select};
 use waypost_proto::{
     instance::InstanceSpec,
-    v1::{self, InstanceState},
+    time::wire_duration,
+    v1::{self, InstanceState, LoadBalancer, ZoneAware},
 };
 
 use super::*;
-use crate::balance::PolicyName;
+use crate::balance::{Own, Policy, PolicyName};
 
 fn declared(id: usize, weight: u16) -> Arc<Endpoint> {
+    declared_in(id, weight, "")
+}
+
+fn declared_in(id: usize, weight: u16, zone: &str) -> Arc<Endpoint> {
     let wire = v1::InstanceSpec {
         service: "users".into(),
         id: format!("i{id}"),
         address: "10.0.0.1:80".into(),
         weight: Some(weight.into()),
+        zone: zone.into(),
         ..Default::default()
     };
     Arc::new(Endpoint::of(&InstanceSpec::from_wire(&wire).expect("a good spec"), InstanceState::Up, 1))
 }
 
 pub(crate) fn set_of(weights: &[u16], policy: PolicyName) -> EndpointSet {
+    set_by(weights, &policy.policy())
+}
+
+/// Endpoints of weight 1 in these zones.
+pub(crate) fn in_zones(zones: &[&str], policy: &Policy) -> EndpointSet {
+    let states = zones
+        .iter()
+        .enumerate()
+        .map(|(id, zone)| EndpointState::new(declared_in(id, 1, zone), Arc::default()));
+    EndpointSet::new(states.collect(), policy())
+}
+
+pub(crate) fn set_by(weights: &[u16], policy: &Policy) -> EndpointSet {
     let states = weights
         .iter()
         .enumerate()
         .map(|(id, weight)| EndpointState::new(declared(id, *weight), Arc::default()));
-    EndpointSet::new(states.collect(), policy.policy()())
+    EndpointSet::new(states.collect(), policy())
 }
 
 #[test]
@@ -98,10 +117,10 @@ fn of_those_that_cool_down_the_soonest_is_tried() {
     for (member, failed_at) in set.members().iter().zip([30, 10, 20]) {
         member.hot.cooldown.failed(failed_at);
     }
-    let picked = set.pick_at(&[], &mut Rng::with_seed(3), || 40).expect("one is tried anyway");
+    let picked = set.pick_at(None, &[], &mut Rng::with_seed(3), || 40).expect("one is tried anyway");
     assert_eq!(picked.endpoint().id(), set.members()[1].id());
     let tried = [set.members()[1].id()];
-    let picked = set.pick_at(&tried, &mut Rng::with_seed(3), || 40).expect("one is tried anyway");
+    let picked = set.pick_at(None, &tried, &mut Rng::with_seed(3), || 40).expect("one is tried anyway");
     assert_eq!(picked.endpoint().id(), set.members()[2].id());
 }
 
@@ -112,7 +131,7 @@ fn one_request_alone_probes() {
     let mut seed = Rng::with_seed(3);
     let mut probes = 0;
     for _ in 0..100 {
-        let picked = set.pick_at(&[], &mut seed, || 2000).expect("one is usable");
+        let picked = set.pick_at(None, &[], &mut seed, || 2000).expect("one is usable");
         probes += usize::from(picked.endpoint().id() == set.members()[0].id());
     }
     assert_eq!(probes, 1);
@@ -126,15 +145,31 @@ enum Condition {
     Tried,
 }
 
+/// Everything that a policy can be, alone and together.
+fn every_policy() -> impl Strategy<Value = LoadBalancer> {
+    let kinds = (0..=7_i32, select(vec![0, 110, 200]), any::<bool>(), proptest::option::of(0..4_u32));
+    kinds.prop_map(|(kind, bounded_load_percent, slowly, minimum)| LoadBalancer {
+        kind,
+        bounded_load_percent,
+        slow_start: slowly.then(|| wire_duration(Duration::from_secs(30))),
+        zone_aware: minimum.map(|minimum_instances| ZoneAware { minimum_instances }),
+        ..LoadBalancer::default()
+    })
+}
+
 proptest! {
+    #![proptest_config(ProptestConfig::with_cases(128))]
+
     #[test]
     fn a_pick_is_the_best_there_is(
         members in vec((select(vec![Condition::Fine, Condition::Draining, Condition::Cooling, Condition::Tried]), 1..9_u16), 0..12),
-        policy in select(PolicyName::ALL.to_vec()),
+        policy in every_policy(),
+        key in any::<Option<u64>>(),
         seed: u64,
     ) {
         let weights: Vec<u16> = members.iter().map(|(_, weight)| *weight).collect();
-        let set = set_of(&weights, policy);
+        let own = Own { policy: PolicyName::Random.policy(), zone: "z".into() };
+        let set = set_by(&weights, &own.policy_of(Some(&policy)));
         let mut tried = Vec::new();
         for ((condition, _), state) in members.iter().zip(set.members()) {
             match condition {
@@ -146,7 +181,7 @@ proptest! {
         }
         let mut seed = Rng::with_seed(seed);
         for _ in 0..20 {
-            let picked = set.pick_at(&tried, &mut seed, || 500);
+            let picked = set.pick_at(key, &tried, &mut seed, || 500);
             let condition = picked.as_ref().map(|picked| {
                 let at = set.members().iter().position(|state| state.id() == picked.endpoint().id());
                 members[at.expect("a member")].0

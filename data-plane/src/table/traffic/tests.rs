@@ -61,8 +61,12 @@ impl Scene {
     }
 
     fn change(&mut self, change: Change) {
+        self.change_settled(change, true);
+    }
+
+    fn change_settled(&mut self, change: Change, settled: bool) {
         let revision = self.snapshot.revision() + 1;
-        let (next, touched) = self.snapshot.change(change, revision, true).expect("it is sound");
+        let (next, touched) = self.snapshot.change(change, revision, settled).expect("it is sound");
         self.snapshot = next;
         self.compiler.serve(&Source { current: &self.snapshot, carried: None }, &touched);
     }
@@ -162,6 +166,39 @@ fn what_does_not_concern_the_balancer_leaves_its_sets_alone() {
     let after = scene.service();
     assert!(Arc::ptr_eq(&before, after.endpoints()));
     assert_eq!(after.traffic().and_then(|traffic| traffic.entry.circuit_breaker.clone()), Some(breaker));
+}
+
+#[test]
+fn only_what_comes_to_a_known_table_is_new() {
+    let mut scene = Scene::new();
+    let age = |scene: &Scene, id: &str| {
+        let service = scene.service();
+        service.member(id).expect("it is there").state.new_since()
+    };
+    let put = |scene: &mut Scene, endpoint: Endpoint, settled: bool| {
+        let change = Change { services: vec![service()], instances: vec![endpoint], ..Change::default() };
+        scene.change_settled(change, settled);
+    };
+    let at = |version: &str, epoch: u64, state: InstanceState| Endpoint { epoch, state, ..instance(version) };
+    put(&mut scene, at("a", 1, InstanceState::Up), false);
+    put(&mut scene, at("bb", 1, InstanceState::Up), false);
+    put(&mut scene, at("ccc", 1, InstanceState::Up), true);
+    for id in ["10.0.0.1:80", "10.0.0.2:80", "10.0.0.3:80"] {
+        assert_eq!(
+            age(&scene, id),
+            None,
+            "{id} was there when the proxy, or its control plane, came to know"
+        );
+    }
+    put(&mut scene, at("dddd", 1, InstanceState::Down), true);
+    assert_eq!(age(&scene, "10.0.0.4:80"), None, "it takes no traffic yet");
+    put(&mut scene, at("dddd", 1, InstanceState::Up), true);
+    let since = age(&scene, "10.0.0.4:80");
+    assert!(since.is_some());
+    put(&mut scene, at("dddd", 2, InstanceState::Up), false);
+    assert_eq!(age(&scene, "10.0.0.4:80"), since, "a new lease is no new instance");
+    put(&mut scene, at("a", 2, InstanceState::Up), true);
+    assert_eq!(age(&scene, "10.0.0.1:80"), None, "nor is one that was there for long");
 }
 
 #[derive(Clone, Debug)]

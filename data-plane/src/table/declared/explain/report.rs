@@ -235,6 +235,9 @@ pub struct BackendReport {
     /// What is done with its requests only.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub filters: Vec<RouteFilter>,
+    /// Who chooses among its instances; absent where there is no such service.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub balancer: Option<&'static str>,
     /// The service's instances.
     pub endpoints: Vec<EndpointReport>,
 }
@@ -260,6 +263,7 @@ impl BackendReport {
             tags: backend.tags.clone(),
             problem,
             filters: backend.filters.clone(),
+            balancer: found.as_ref().map(|found| found.endpoints.balancer().name()),
             endpoints: found
                 .map(|found| EndpointReport::all(found.service, found.endpoints))
                 .unwrap_or_default(),
@@ -284,6 +288,9 @@ pub struct EndpointReport {
     pub in_flight: u64,
     /// What least-request balancing compares: requests in flight for each unit of weight; less is better.
     pub score: f64,
+    /// How long its answers are expected to take, in milliseconds, where the policy wants to know and it has answered.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub latency_ms: Option<f64>,
     /// How long it is still skipped after failures, in milliseconds.
     pub cooling_down_ms: u64,
 }
@@ -300,6 +307,7 @@ impl EndpointReport {
                 weight: endpoint.weight,
                 in_flight,
                 score: in_flight as f64 / f64::from(endpoint.weight.max(1)),
+                latency_ms: state.latency().map(|latency| latency.as_secs_f64() * 1e3),
                 cooling_down_ms: u64::try_from(state.cooling_down().as_millis()).unwrap_or(u64::MAX),
             }
         };
@@ -316,6 +324,8 @@ pub struct RouteReport {
     pub service: String,
     /// The path as instances get it.
     pub path: String,
+    /// Who chooses among its instances.
+    pub balancer: &'static str,
     /// The service's instances.
     pub endpoints: Vec<EndpointReport>,
 }
@@ -328,6 +338,7 @@ impl RouteReport {
             route: target.route_id.to_string(),
             service: target.service.key().to_string(),
             path: format!("{slash}{rest}"),
+            balancer: target.endpoints.balancer().name(),
             endpoints: EndpointReport::all(target.service, target.endpoints),
         }
     }
