@@ -9,6 +9,9 @@
 //! there is no pool, nothing that grows old in it and nothing to budget; and what other proxies send to an endpoint shows
 //! in its latency alone. See `BALANCING.md` beside this file.
 //!
+//! Latencies that are less than twice one another count as the same, and the fewer requests in flight decide: the estimate
+//! keeps peaks for a while, so that among endpoints that are alike it says who was unlucky last. The paper has medians.
+//!
 //! The quantile follows the endpoints drawn by small steps, up and down in proportion ("frugal streaming", Ma et al.,
 //! arXiv 1407.1121). Threads may overwrite each other's steps, which costs a step.
 
@@ -22,6 +25,8 @@ use super::{Balancer, Candidates};
 const DRAWN: usize = 5;
 /// Endpoints above this share of all are hot: the paper's 2^-0.25.
 const QUANTILE: f32 = 0.84;
+/// A latency counts as lower where it is less by this factor.
+const FASTER: f64 = 2.0;
 /// How far one look moves the threshold, as a share of it.
 const STEP: f32 = 0.05;
 
@@ -32,14 +37,31 @@ pub struct Prequal {
     threshold: AtomicU32,
 }
 
-/// How good an endpoint is; less is better. Cold before hot, then latency or load.
-type Rank = (bool, f64);
+/// What is compared of an endpoint.
+#[derive(Clone, Copy)]
+struct Seen {
+    is_hot: bool,
+    /// Requests in flight for each unit of weight.
+    load: f64,
+    /// In microseconds.
+    latency: f64,
+}
+
+impl Seen {
+    fn is_better_than(self, other: Self) -> bool {
+        if self.is_hot != other.is_hot {
+            return other.is_hot;
+        }
+        let is_faster = |one: Self, other: Self| !one.is_hot && one.latency * FASTER < other.latency;
+        is_faster(self, other) || (!is_faster(other, self) && self.load < other.load)
+    }
+}
 
 impl Balancer for Prequal {
     fn choose(&self, among: &Candidates<'_>, seed: &mut Rng) -> usize {
         let mut threshold = f32::from_bits(self.threshold.load(Ordering::Relaxed));
         let limit = f64::from(threshold);
-        let (mut chosen, mut best): (usize, Option<Rank>) = (0, None);
+        let (mut chosen, mut best): (usize, Option<Seen>) = (0, None);
         for _ in 0..DRAWN {
             let at = among.draw(seed);
             let load = among.relative_load(at);
@@ -51,9 +73,9 @@ impl Balancer for Prequal {
             if !among.is_usable(at) {
                 continue;
             }
-            let rank = (is_hot, if is_hot { load } else { latency(among, at, load) });
-            if best.is_none_or(|best| rank < best) {
-                (chosen, best) = (at, Some(rank));
+            let seen = Seen { is_hot, load, latency: latency(among, at, load) };
+            if best.is_none_or(|best| seen.is_better_than(best)) {
+                (chosen, best) = (at, Some(seen));
             }
         }
         self.threshold.store(threshold.to_bits(), Ordering::Relaxed);

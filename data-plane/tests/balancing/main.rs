@@ -112,7 +112,9 @@ fn a_new_instance_gets_its_full_share_little_by_little() {
         let policy = policy(LoadBalancer { kind: kind.into(), slow_start, ..LoadBalancer::default() });
         let report = run(&models, &policy, HALF, 1);
         let shares: Vec<f64> = (0..10).map(|tenth| report.share_in(0, tenth)).collect();
-        assert!(shares[0] < 0.03 && shares[4] < 0.08 && shares[9] > 0.08, "{kind:?}: {shares:?}");
+        // Who looks for idle instances among many comes upon a new one again and again.
+        let (first, middle) = if kind == BalancerKind::Prequal { (0.05, 0.09) } else { (0.03, 0.08) };
+        assert!(shares[0] < first && shares[4] < middle && shares[9] > 0.08, "{kind:?}: {shares:?}");
     }
 }
 
