@@ -127,7 +127,6 @@ fn choices(out: &mut impl Write) -> io::Result<()> {
         for member in set.members() {
             member.report_latency(Duration::from_millis(10), waypost_proxy::table::Outcome::Answered);
         }
-        let mut alone = Duration::ZERO;
         let counts: Vec<AtomicU64> = models.iter().map(|_| AtomicU64::default()).collect();
         let choose = |seed: u64, counted: bool| {
             let mut seed = Rng::with_seed(seed);
@@ -142,10 +141,12 @@ fn choices(out: &mut impl Write) -> io::Result<()> {
                 }
             }
             let took = began.elapsed();
-            counts.iter().zip(own).for_each(|(count, own)| drop(count.fetch_add(own, Ordering::Relaxed)));
+            for (count, own) in counts.iter().zip(own) {
+                count.fetch_add(own, Ordering::Relaxed);
+            }
             took
         };
-        alone += choose(0, false);
+        let alone = choose(0, false);
         thread::scope(|scope| {
             for thread in 0..threads {
                 let choose = &choose;

@@ -17,12 +17,12 @@ const SEEDS: [u64; 3] = [1, 2, 3];
 /// Half of what ten instances can do.
 const HALF: Load = Load { rate: 2_000.0, duration: Duration::from_secs(20), keys: 0 };
 
-fn policy(declared: LoadBalancer) -> Policy {
-    Own { policy: PolicyName::default().policy(), zone: "".into() }.policy_of(Some(&declared))
+fn policy(declared: &LoadBalancer) -> Policy {
+    Own { policy: PolicyName::default().policy(), zone: "".into() }.policy_of(Some(declared))
 }
 
 fn of(kind: BalancerKind) -> Policy {
-    policy(LoadBalancer { kind: kind.into(), ..LoadBalancer::default() })
+    policy(&LoadBalancer { kind: kind.into(), ..LoadBalancer::default() })
 }
 
 fn ten(first: Model) -> Vec<Model> {
@@ -109,7 +109,7 @@ fn a_new_instance_gets_its_full_share_little_by_little() {
         BalancerKind::PeakEwma,
         BalancerKind::Prequal,
     ] {
-        let policy = policy(LoadBalancer { kind: kind.into(), slow_start, ..LoadBalancer::default() });
+        let policy = policy(&LoadBalancer { kind: kind.into(), slow_start, ..LoadBalancer::default() });
         let report = run(&models, &policy, HALF, 1);
         let shares: Vec<f64> = (0..10).map(|tenth| report.share_in(0, tenth)).collect();
         // Who looks for idle instances among many comes upon a new one again and again.
@@ -127,7 +127,8 @@ fn one_key_that_everybody_asks_for_does_not_drown_its_instance() {
             ..LoadBalancer::default()
         };
         let load = Load { keys: 1, ..HALF };
-        let p99 = |percent| run(&ten(Model::default()), &policy(declared(percent)), load, 1).percentile(99.0);
+        let p99 =
+            |percent| run(&ten(Model::default()), &policy(&declared(percent)), load, 1).percentile(99.0);
         let (free, bounded) = (p99(0), p99(125));
         assert!(bounded * 20 < free, "{kind:?}: {bounded:?}, and without a bound {free:?}");
     }

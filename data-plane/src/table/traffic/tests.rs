@@ -165,7 +165,7 @@ fn what_does_not_concern_the_balancer_leaves_its_sets_alone() {
     scene.declare(TrafficEntry { circuit_breaker: Some(breaker), ..balanced(BalancerKind::RoundRobin) });
     let after = scene.service();
     assert!(Arc::ptr_eq(&before, after.endpoints()));
-    assert_eq!(after.traffic().and_then(|traffic| traffic.entry.circuit_breaker.clone()), Some(breaker));
+    assert_eq!(after.traffic().and_then(|traffic| traffic.entry.circuit_breaker), Some(breaker));
 }
 
 #[test]
