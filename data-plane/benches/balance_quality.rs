@@ -83,7 +83,7 @@ fn row(out: &mut impl Write, kind: BalancerKind, report: &Report, ratio: f64) ->
         .fold((1.0_f64, 0.0_f64), |(least, most), share| (least.min(*share), most.max(*share)));
     writeln!(
         out,
-        "  {:<14} p50 {:>6.1} ms  p99 {:>9.1} ms  x{ratio:<7.3} first {:>5.2} %  others {:>5.2} to {:>5.2} %  errors {:>5.2} %",
+        "  {:<14} p50 {:>6.1} ms  p99 {:>9.1} ms  x{ratio:<8.5} first {:>5.2} %  others {:>5.2} to {:>5.2} %  errors {:>5.2} %",
         name(kind),
         report.percentile(50.0).as_secs_f64() * 1e3,
         report.percentile(99.0).as_secs_f64() * 1e3,
