@@ -138,6 +138,7 @@ async fn an_instance_that_fails_at_once_is_no_fast_instance() {
             client.send("GET /api HTTP/1.1\r\nhost: test\r\n\r\n").await;
             failed += usize::from(client.response().await.text() == "fail");
         }
-        assert!((1..=5).contains(&failed), "{kind:?}: it got {failed} of 100 requests");
+        // Prequal draws five by lot, of which all are the one that fails in 1 of 32 choices.
+        assert!((1..=20).contains(&failed), "{kind:?}: it got {failed} of 100 requests");
     }
 }
