@@ -20,7 +20,7 @@ use super::{
     EndpointState, Member, Table,
     declared::{DeclaredError, check},
 };
-use crate::balance::PolicyName;
+use crate::balance::{Own, PolicyName};
 
 /// Why a preview cannot be looked at.
 #[derive(Debug, thiserror::Error)]
@@ -70,9 +70,9 @@ impl Table {
         let mut next = self.clone();
         next.declare(touched.iter().map(|(id, entry)| (id, entry.as_ref())));
         // A slot that is new takes the subsets that the entries above need.
-        let policy = PolicyName::default().policy();
+        let own = Own { policy: PolicyName::default().policy(), zone: "".into() };
         for service in &preview.services {
-            next.slot(&ServiceKey::from_wire(Some(service))?, &policy);
+            next.slot(&ServiceKey::from_wire(Some(service))?, &own);
         }
         let mut changed = BTreeSet::new();
         for instance in &removals.instances {
@@ -85,7 +85,7 @@ impl Table {
         for instance in &preview.instances {
             let endpoint = Arc::new(Endpoint::from_wire(instance)?);
             let service = endpoint.key.service().clone();
-            next.slot(&service, &policy);
+            next.slot(&service, &own);
             if let Some(table) = next.service_mut(&service) {
                 let state = EndpointState::new(Arc::clone(&endpoint), Arc::default());
                 table.put(Member { endpoint, state });
