@@ -20,8 +20,12 @@ use crate::store::{
     codec::{Malformed, Stored},
 };
 
-/// How many entries are read at once.
-const PAGE: usize = 2000;
+/// How many entries the first page of a folder has.
+const FIRST_PAGE: usize = 2000;
+/// How large the following pages are to be, bytes, by what the entries before them had, and the most entries. For every
+/// page etcd counts all the keys behind it, while writers wait; so the fewer pages, the better.
+const PAGE_BYTES: usize = 8 << 20;
+const LARGEST_PAGE: usize = 50_000;
 /// How often reading begins anew, at most.
 const ATTEMPTS: usize = 5;
 
@@ -35,9 +39,9 @@ pub(super) async fn range(
     at: Option<u64>,
 ) -> Result<(Vec<KeyValue>, u64), StoreError> {
     let end = end_of(folder);
-    let (mut entries, mut at, mut from) = (Vec::new(), at, folder.to_owned());
+    let (mut entries, mut at, mut from, mut limit) = (Vec::new(), at, folder.to_owned(), FIRST_PAGE);
     loop {
-        let options = GetOptions::new().with_range(end.as_str()).with_limit(PAGE as i64);
+        let options = GetOptions::new().with_range(end.as_str()).with_limit(limit as i64);
         let options = at.into_iter().fold(options, |options, at| options.with_revision(number(at)));
         let read = |client: etcd_client::Client| {
             let (from, options) = (from.clone(), options.clone());
@@ -48,6 +52,9 @@ pub(super) async fn range(
         let mut page = shared.connection.call(read).await?;
         let revision = *at.get_or_insert(revision_of(page.header()));
         let more = page.more();
+        let bytes: usize = page.kvs().iter().map(|entry| entry.key().len() + entry.value().len()).sum();
+        let each = bytes / page.kvs().len().max(1);
+        limit = (PAGE_BYTES / each.max(1)).clamp(1, LARGEST_PAGE);
         entries.append(&mut page.take_kvs());
         match entries.last() {
             Some(last) if more => from = behind(&String::from_utf8_lossy(last.key())),
