@@ -86,7 +86,8 @@ pub(super) async fn nothing_is_lost(kind: &Kind) {
         })
         .await;
     fleet.agrees(EQUAL).await;
-    // A slow disk makes etcd slow while it is killed again and again; what counts is that calls went on all the time.
+    // One call after the other, and each that meets a fault waits for up to five seconds: there are 150 to 220 on an idle
+    // machine, and a third of that beside other tests. What is promised is what was acknowledged, not how much it is.
     assert!(acknowledged.count() > 20, "only {} calls had an outcome", acknowledged.count());
     for load in loads {
         load.stop().await.assert_lossless("load through the faults", 1000);
