@@ -50,6 +50,7 @@ bench: ## Measure against nginx, HAProxy and the stores themselves, and print ra
 	@tests/setup.sh --servers
 	@cargo build --release --workspace --bins
 	cargo bench -p waypost-tests
+	cargo bench -p waypost-proxy
 
 clean: ## Remove everything that was built
 	cargo clean

@@ -61,6 +61,11 @@ impl Answer {
         Self { for_grpc: true, ..self }
     }
 
+    /// The same with more to say.
+    pub(crate) fn explained(self, why: &str) -> Self {
+        Self { detail: format!("{}; {why}", self.detail), ..self }
+    }
+
     /// The same with more fields.
     pub(crate) fn marked(self, marks: HeaderMap) -> Self {
         Self { marks: Some(Box::new(marks)), ..self }
@@ -169,7 +174,8 @@ fn grpc_status(reason: Reason) -> &'static str {
         | Reason::UpstreamProtocol
         | Reason::UpstreamTls
         | Reason::NoTable
-        | Reason::Overloaded => "14",
+        | Reason::Overloaded
+        | Reason::CircuitOpen => "14",
         Reason::UpstreamTimeout => "4",
         Reason::BadRequest | Reason::Misdirected | Reason::Internal => "13",
         Reason::ClientTimeout => "1",

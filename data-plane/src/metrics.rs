@@ -94,6 +94,7 @@ pub struct Worker {
     upstream_connect_failures: Count,
     upstream_reuses: Count,
     retries: Count,
+    retries_refused: Count,
     mirrored: [Count; Mirrored::ALL.len()],
     bytes_received: Count,
     bytes_sent: Count,
@@ -167,6 +168,11 @@ impl Worker {
     /// A request was sent again, to another instance or over another connection.
     pub fn retried(&self) {
         self.retries.add(1);
+    }
+
+    /// A request was not sent again, as the service's budget of retries was used up.
+    pub fn retry_refused(&self) {
+        self.retries_refused.add(1);
     }
 
     /// A copy of a request is done with.

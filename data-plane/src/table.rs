@@ -6,6 +6,8 @@
 //!
 //! Deliberately absent: where snapshots come from (see [`crate::subscription`]) and connections.
 
+mod breaker;
+mod budget;
 mod cooldown;
 pub mod declared;
 mod edge;
@@ -31,12 +33,8 @@ use waypost_proto::{
     v1::{DeclaredEntry, Position},
 };
 
-pub(crate) use self::edge::TlsSite;
-use self::{
-    declared::{Backend, BackendRef, Declared, Listener, RequestView},
-    routes::{RouteTarget, Routes},
-};
 pub use self::{
+    budget::RetryAllowance,
     edge::{Edge, OWN_PORT, Port},
     endpoints::{EndpointId, EndpointSet, EndpointState, InFlight},
     latency::Outcome,
@@ -46,6 +44,11 @@ pub use self::{
     traffic::Traffic,
     update::{Compiler, Source},
 };
+use self::{
+    declared::{Backend, BackendRef, Declared, Listener, RequestView},
+    routes::{RouteTarget, Routes},
+};
+pub(crate) use self::{edge::TlsSite, services::Refusal};
 use crate::{balance::Policy, rule::Rule};
 
 /// All that requests are routed by at one revision. A clone is cheap and shares everything.

@@ -36,8 +36,10 @@ pub enum Reason {
     ClientTimeout,
     /// The proxy has no table yet.
     NoTable,
-    /// The proxy is at its limit.
+    /// The proxy is at its limit, or at the one of requests to a service.
     Overloaded,
+    /// Too many requests to the service have failed: it is left alone for a while.
+    CircuitOpen,
     /// A rate limit was reached.
     RateLimited,
     /// A defect in the proxy.
@@ -46,7 +48,7 @@ pub enum Reason {
 
 impl Reason {
     /// Every reason, for metrics and documentation.
-    pub const ALL: [Self; 17] = [
+    pub const ALL: [Self; 18] = [
         Self::NoRoute,
         Self::MethodNotAllowed,
         Self::NoSuchBackend,
@@ -62,6 +64,7 @@ impl Reason {
         Self::ClientTimeout,
         Self::NoTable,
         Self::Overloaded,
+        Self::CircuitOpen,
         Self::RateLimited,
         Self::Internal,
     ];
@@ -84,6 +87,7 @@ impl Reason {
             Self::ClientTimeout => "client_timeout",
             Self::NoTable => "no_table",
             Self::Overloaded => "overloaded",
+            Self::CircuitOpen => "circuit_open",
             Self::RateLimited => "rate_limited",
             Self::Internal => "internal",
         }
@@ -94,9 +98,11 @@ impl Reason {
         match self {
             Self::NoRoute => StatusCode::NOT_FOUND,
             Self::MethodNotAllowed => StatusCode::METHOD_NOT_ALLOWED,
-            Self::NoHealthyInstance | Self::UpstreamConnect | Self::NoTable | Self::Overloaded => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::NoHealthyInstance
+            | Self::UpstreamConnect
+            | Self::NoTable
+            | Self::Overloaded
+            | Self::CircuitOpen => StatusCode::SERVICE_UNAVAILABLE,
             Self::UpstreamClosed | Self::UpstreamProtocol | Self::UpstreamTls => StatusCode::BAD_GATEWAY,
             Self::Misdirected => StatusCode::MISDIRECTED_REQUEST,
             Self::UpstreamTimeout => StatusCode::GATEWAY_TIMEOUT,

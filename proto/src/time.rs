@@ -2,7 +2,8 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use pbjson_types::{Duration as WireDuration, Timestamp};
+pub use pbjson_types::Duration as WireDuration;
+use pbjson_types::Timestamp;
 
 /// The wire's form of a point in time. Times before 1970 become 1970.
 pub fn timestamp(time: SystemTime) -> Timestamp {

@@ -2,37 +2,46 @@
 //!
 //! Every instance is tried once. The exception is an instance that is the only one and whose idle connection turned
 //! out to be closed: that says nothing about the instance, so it gets a second try over a new connection. Where a
-//! route says how often to try, its instances are tried again when all have been.
+//! route, or the service's policy, says how often to try, its instances are tried again when all have been.
+
+mod exchange;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use tokio::time::{sleep, timeout};
-use waypost_proto::{instance::Protocol, reason::Reason};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+use waypost_proto::reason::Reason;
 
 use super::{
-    answered::{self, Answered},
-    body::AnswerSource,
+    answered::Answered,
     draft::Draft,
-    measure::Measure,
+    measure::{Measure, is_failure},
     retry::Failure,
 };
 use crate::{
     answer::Answer,
-    http1::ExchangeError,
-    pool::{ConnectError, SendError},
-    rule::{Retry, Rule},
+    rule::{Limits, Retry, Rule},
     serve::Worker,
-    table::{EndpointId, EndpointState, InFlight, Target},
+    table::{EndpointId, EndpointState, InFlight, Refusal, Target},
 };
 
 /// Longer than anybody waits, and short enough to be added to a time.
 const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
+/// Why a request that may be sent again is not.
+const NO_BUDGET: &str =
+    "it was not sent again, as too many requests to this service were lately (its retry budget)";
 
 /// The attempts for one request.
 pub(super) struct Attempts<'a> {
     worker: &'a Rc<Worker>,
     /// What a declared route says of them; none: the proxy's own rule.
     rule: Option<&'a Rule>,
+    /// When the request came.
+    began: std::time::Instant,
+    /// What the rule says, or else the service's policy.
+    limits: Limits,
+    /// Whether either says when to try again.
+    has_retry: bool,
     /// Who is asked first.
     preferred: Option<Arc<EndpointState>>,
     /// What the service's policy sends to the same instance, where that goes by keys.
@@ -53,10 +62,14 @@ struct Failed {
 }
 
 impl<'a> Attempts<'a> {
-    pub(super) fn new(worker: &'a Rc<Worker>) -> Self {
+    /// None yet, for a request that came at `began`.
+    pub(super) fn new(worker: &'a Rc<Worker>, began: std::time::Instant) -> Self {
         Self {
             worker,
             rule: None,
+            began,
+            limits: Limits::default(),
+            has_retry: false,
             preferred: None,
             key: None,
             tried: Vec::new(),
@@ -68,7 +81,7 @@ impl<'a> Attempts<'a> {
 
     /// The same by a rule of a declared route.
     pub(super) fn by(self, rule: &'a Rule) -> Self {
-        Self { rule: Some(rule), ..self }
+        Self { rule: Some(rule), limits: rule.limits, ..self }
     }
 
     /// Has an instance be asked first.
@@ -82,45 +95,97 @@ impl<'a> Attempts<'a> {
         target: &Target<'_>,
         draft: &mut Draft,
     ) -> Option<Result<Answered, Answer>> {
-        if let Some(traffic) = target.service.traffic().filter(|_| self.made == 0) {
+        let Some(traffic) = target.service.traffic() else { return self.tries(target, draft).await };
+        if self.made == 0 {
             let trusted = &self.worker.config.trusted_proxies;
             self.key = traffic.key.key(draft.headers(), draft.target().query(), trusted);
         }
+        // A rule's own limit is kept by whoever has the rule.
+        let has_own = self.rule.is_some_and(|rule| rule.limits.are_declared);
+        if !has_own {
+            self.limits = traffic.limits;
+        }
+        let limit = traffic.limits.request.filter(|_| !has_own);
+        let Some(limit) = limit else { return Box::pin(self.tries(target, draft)).await };
+        let deadline = Instant::from_std(self.began) + limit;
+        match Box::pin(timeout_at(deadline, self.tries(target, draft))).await {
+            Ok(outcome) => outcome.map(|outcome| {
+                outcome.map(|mut answered| {
+                    answered.expire_at(deadline);
+                    answered
+                })
+            }),
+            Err(_) => {
+                let service = target.service.key();
+                let detail = format!(
+                    "there was no answer within {limit:?}, which is all that the policy of service {service} gives a request"
+                );
+                Some(Err(Answer::new(Reason::UpstreamTimeout, detail)))
+            }
+        }
+    }
+
+    async fn tries(&mut self, target: &Target<'_>, draft: &mut Draft) -> Option<Result<Answered, Answer>> {
+        let retry = self.rule.and_then(|rule| rule.retry.as_ref());
+        let retry = retry.or_else(|| target.service.traffic()?.retry.as_ref());
+        self.has_retry = retry.is_some();
+        let most = retry.and_then(|retry| retry.attempts).unwrap_or(self.worker.config.retries);
+        let is_plain = self.rule.is_none() && retry.is_none() && self.limits.attempt.is_none();
         loop {
+            let admitted = match target.service.admit() {
+                Ok(admitted) => admitted,
+                Err(refusal) => return Some(Err(self.refused(refusal, target))),
+            };
             let (in_flight, fresh) = self.pick(target)?;
             let measure = Measure::begin(target, &in_flight);
             if self.made > 0 {
                 self.worker.metrics.retried();
             }
             self.made += 1;
-            let attempted = match self.rule {
-                None => self.attempt(in_flight, fresh, target.strip, draft).await,
-                Some(rule) => Box::pin(self.attempt_by(rule, in_flight, fresh, draft)).await,
+            let last = self.made > most;
+            let attempted = if is_plain {
+                self.attempt(in_flight, fresh, target.strip, draft).await
+            } else {
+                if retry.is_some() {
+                    draft.restore();
+                    if !last {
+                        draft.keep();
+                    }
+                }
+                Box::pin(self.attempt_within(in_flight, fresh, target.strip, draft)).await
             };
             let Failed { failure, endpoint, reused } = match attempted {
                 Ok(answered) => {
                     measure.answered(answered.status(), answered.headers());
+                    target.service.report(admitted, || is_failure(answered.status(), answered.headers()));
                     answered.in_flight().endpoint().report_success();
-                    match self.refuse(answered, draft) {
+                    match self.refuse(answered, retry.filter(|_| !last), draft) {
                         Ok(answered) => return Some(Ok(answered)),
                         Err(failed) => failed,
                     }
                 }
                 Err(failed) => {
                     measure.failed(&failed.failure, failed.reused);
+                    if failed.failure.is_the_servers(failed.reused) {
+                        target.service.report(admitted, || true);
+                    }
                     failed
                 }
             };
             if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {
                 endpoint.report_failure();
             }
-            if self.made > self.most_retries() || !draft.may_send_again(&failure) {
+            if last || !draft.may_send_again(&failure) {
                 return Some(Err(failure.answer(target.service.key())));
+            }
+            if !target.service.may_retry() {
+                self.worker.metrics.retry_refused();
+                return Some(Err(failure.answer(target.service.key()).explained(NO_BUDGET)));
             }
             self.tried.push(endpoint.id());
             self.stale = reused.then_some(endpoint);
             self.last = Some(failure);
-            if let Some(retry) = self.rule.and_then(|rule| rule.retry.as_ref()) {
+            if let Some(retry) = retry {
                 Box::pin(self.pause(retry)).await;
             }
         }
@@ -141,29 +206,45 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// Lets instances be tried again, where a route says how often to try. Whether there are any.
+    /// Lets instances be tried again, where it was declared how often to try. Whether there are any.
     pub(super) fn forget(&mut self) -> bool {
-        let has_retry = self.rule.is_some_and(|rule| rule.retry.is_some());
-        let forgets = has_retry && !self.tried.is_empty();
+        let forgets = self.has_retry && !self.tried.is_empty();
         if forgets {
             self.tried.clear();
         }
         forgets
     }
 
-    fn most_retries(&self) -> usize {
-        let retry = self.rule.and_then(|rule| rule.retry.as_ref());
-        retry.map_or(self.worker.config.retries, |retry| retry.attempts)
+    /// Why nothing is sent to a service that its policy protects.
+    fn refused(&self, refusal: Refusal, target: &Target<'_>) -> Answer {
+        let service = target.service.key();
+        // Where there was a try, what became of it says more.
+        if let Some(failure) = &self.last {
+            return failure.answer(service);
+        }
+        match refusal {
+            Refusal::Open(lasts) => Answer::new(
+                Reason::CircuitOpen,
+                format!(
+                    "too many requests to service {service} failed, so none is sent for another {lasts:?} (its policy's \
+                     circuitBreaker); then one request tries"
+                ),
+            ),
+            Refusal::Full(most) => Answer::new(
+                Reason::Overloaded,
+                format!(
+                    "{most} requests to service {service} are under way, which is all that its policy allows \
+                     (circuitBreaker.maxRequests); try again"
+                ),
+            ),
+        }
     }
 
-    /// Passes an answer on, unless the route says to try again upon such.
-    fn refuse(&self, answered: Answered, draft: &Draft) -> Result<Answered, Failed> {
+    /// Passes an answer on, unless it was declared to try again upon such, and `retry` is there.
+    fn refuse(&self, answered: Answered, retry: Option<&Retry>, draft: &Draft) -> Result<Answered, Failed> {
         let status = answered.status();
         let failure = Failure::Unwanted(status);
-        let unwanted =
-            self.rule.and_then(|rule| rule.retry.as_ref()).is_some_and(|retry| retry.is_for(status))
-                && self.made <= self.most_retries()
-                && draft.may_send_again(&failure);
+        let unwanted = retry.is_some_and(|retry| retry.is_for(status)) && draft.may_send_again(&failure);
         if !unwanted {
             return Ok(answered);
         }
@@ -183,25 +264,21 @@ impl<'a> Attempts<'a> {
         }
     }
 
-    /// An attempt within the limits of a rule.
-    async fn attempt_by(
+    /// An attempt within the limit that was declared, if one was.
+    async fn attempt_within(
         &self,
-        rule: &Rule,
         in_flight: InFlight,
         fresh: bool,
+        strip: usize,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
-        if let Some(retry) = &rule.retry {
-            draft.restore();
-            if self.made <= retry.attempts {
-                draft.keep();
-            }
-        }
-        let Some(limit) = rule.limits.attempt else { return self.attempt(in_flight, fresh, 0, draft).await };
+        let Some(limit) = self.limits.attempt else {
+            return self.attempt(in_flight, fresh, strip, draft).await;
+        };
         let endpoint = Arc::clone(in_flight.endpoint());
-        let attempted = timeout(limit, self.attempt(in_flight, fresh, 0, draft)).await;
+        let attempted = timeout(limit, self.attempt(in_flight, fresh, strip, draft)).await;
         attempted.unwrap_or_else(|_| {
-            let failure = if rule.retry.is_some() { Failure::Late } else { Failure::Timeout };
+            let failure = if self.has_retry { Failure::Late } else { Failure::Timeout };
             Err(Failed { failure, endpoint, reused: false })
         })
     }
@@ -215,160 +292,12 @@ impl<'a> Attempts<'a> {
 
     /// How long the answer's head may take from when the request has been sent.
     fn response_limit(&self) -> Duration {
-        match self.rule {
-            Some(rule) if rule.limits.are_declared => NO_LIMIT,
-            _ => self.worker.config.timeouts.response,
-        }
-    }
-
-    async fn attempt(
-        &self,
-        in_flight: InFlight,
-        fresh: bool,
-        strip: usize,
-        draft: &mut Draft,
-    ) -> Result<Answered, Failed> {
-        if in_flight.endpoint().protocol() == Protocol::Http1 {
-            self.over_http1(in_flight, fresh, strip, draft).await
-        } else {
-            // Boxed, so that it does not make every other request's future larger.
-            Box::pin(self.over_http2(in_flight, strip, draft)).await
-        }
-    }
-
-    async fn over_http1(
-        &self,
-        in_flight: InFlight,
-        fresh: bool,
-        strip: usize,
-        draft: &mut Draft,
-    ) -> Result<Answered, Failed> {
-        let worker = self.worker;
-        let endpoint = in_flight.endpoint();
-        let limit = self.response_limit();
-        loop {
-            let idle = if fresh { None } else { worker.pools.idle_http1(endpoint) };
-            let reused = idle.is_some();
-            let mut connection = match idle {
-                Some(connection) => connection,
-                None => {
-                    let connected = Box::pin(worker.pools.connect_http1(endpoint)).await;
-                    connected.map_err(|error| self.not_connected(error, endpoint))?
-                }
-            };
-            let upload = draft.upload(&mut connection.connection, strip);
-            let gate = draft.gate();
-            let on_continue = || {
-                if let Some(gate) = &gate {
-                    gate.open();
-                }
-            };
-            let exchanged =
-                connection.connection.exchange(upload, draft.headers_mut(), limit, on_continue).await;
-            match exchanged {
-                Ok((answer, rest)) => {
-                    self.count_connection(reused);
-                    return answered::accept_http1(answer, rest, connection, in_flight, draft)
-                        .map_err(|(failure, in_flight)| Failed::of(failure, &in_flight, reused));
-                }
-                // It was closed while idle, and nothing was sent: that is not worth a word.
-                Err(ExchangeError::Unsent) if reused => {}
-                Err(error) => return Err(Failed::of(Failure::from(error), &in_flight, reused)),
-            }
-        }
-    }
-
-    async fn over_http2(
-        &self,
-        in_flight: InFlight,
-        strip: usize,
-        draft: &mut Draft,
-    ) -> Result<Answered, Failed> {
-        let endpoint = in_flight.endpoint();
-        if draft.stream().is_some() {
-            let failure =
-                Failure::Protocol("it is registered with HTTP/2, and WebSocket needs HTTP/1.1".to_owned());
-            return Err(Failed::of(failure, &in_flight, false));
-        }
-        let dialled = self.worker.pools.http2(endpoint).await;
-        let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
-        let (mut connection, reused) = (dialled.connection, dialled.reused);
-        self.count_connection(reused);
-        let speaks_grpc = endpoint.protocol() == Protocol::Grpc || self.rule.is_some_and(|rule| rule.grpc);
-        let web = if speaks_grpc { draft.make_grpc() } else { None };
-        let request = draft.request(strip, endpoint.tls().is_some(), web.as_ref());
-        let body = draft.body().cloned();
-        let is_sent = async || {
-            if let Some(body) = &body {
-                body.completed().await;
-            }
-        };
-        let sent = connection.send(request, self.response_limit(), is_sent).await;
-        let response = sent.map_err(|error| Failed::of(classify(error, draft), &in_flight, reused))?;
-        draft.answer_began(response.status());
-        let (mut parts, incoming) = response.into_parts();
-        answered::check_head(&mut parts, false).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
-        let web = web.and_then(|web| web.answer(&mut parts.headers));
-        let source = AnswerSource::Http2 { incoming, web, _place: dialled.permit };
-        Ok(Answered::of(parts, source, in_flight))
-    }
-
-    fn not_connected(&self, error: ConnectError, endpoint: &Arc<EndpointState>) -> Failed {
-        self.worker.metrics.upstream_connect_failed();
-        Failed { failure: Failure::Connect(error), endpoint: Arc::clone(endpoint), reused: false }
-    }
-
-    fn count_connection(&self, reused: bool) {
-        let metrics = &self.worker.metrics;
-        if reused {
-            metrics.upstream_reused();
-        } else {
-            metrics.upstream_connected();
-        }
+        if self.limits.are_declared { NO_LIMIT } else { self.worker.config.timeouts.response }
     }
 }
 
 impl Failed {
     fn of(failure: Failure, in_flight: &InFlight, reused: bool) -> Self {
         Self { failure, endpoint: Arc::clone(in_flight.endpoint()), reused }
-    }
-}
-
-fn classify(error: SendError, draft: &mut Draft) -> Failure {
-    if let Some(failure) = draft.body().and_then(|body| body.failure()) {
-        return Failure::Client(failure);
-    }
-    match error {
-        SendError::Unsent(request) => {
-            draft.recover(*request);
-            Failure::Unsent
-        }
-        SendError::Timeout => Failure::Timeout,
-        SendError::Failed(error) if is_refusal(&error) => Failure::Refused,
-        SendError::Failed(error) if error.is_parse() => Failure::Protocol(error.to_string()),
-        SendError::Failed(_) => Failure::Closed,
-    }
-}
-
-impl From<ExchangeError> for Failure {
-    fn from(error: ExchangeError) -> Self {
-        match error {
-            ExchangeError::Unsent => Self::Unsent,
-            ExchangeError::Closed => Self::Closed,
-            ExchangeError::Protocol(what) => Self::Protocol(what),
-            ExchangeError::Timeout => Self::Timeout,
-            ExchangeError::Client(failure) => Self::Client(failure),
-        }
-    }
-}
-
-/// Whether an HTTP/2 server says that it has not looked at a request (RFC 9113, section 8.7).
-fn is_refusal(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
-    match error.reason() {
-        Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
-        Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),
-        _ => false,
     }
 }

@@ -57,7 +57,8 @@ impl Drop for Measure {
     }
 }
 
-fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
+/// Whether an answer speaks of a failure of the server.
+pub(super) fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
     if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
         return true;
     }

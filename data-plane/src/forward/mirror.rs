@@ -11,7 +11,7 @@
 //! Deliberately absent: copies of requests that ask to switch protocols, and logs, as nothing on a request's way has
 //! any; what became of copies is a metric.
 
-use std::{cell::Cell, future::pending, rc::Rc};
+use std::{cell::Cell, future::pending, rc::Rc, time::Instant};
 
 use tokio::time::sleep;
 
@@ -94,7 +94,7 @@ async fn ask(worker: &Rc<Worker>, reference: &BackendRef, copy: &mut Draft) -> O
     let Backend { service, endpoints } = table.backend(reference)?;
     let route_id = "".into();
     let target = Target { service, route_id: &route_id, strip: 0, endpoints };
-    let answered = Attempts::new(worker).run(&target, copy).await?.ok()?;
+    let answered = Attempts::new(worker, Instant::now()).run(&target, copy).await?.ok()?;
     answered.discard(worker);
     Some(())
 }

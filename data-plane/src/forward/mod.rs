@@ -77,7 +77,7 @@ async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Rep
     let mut table = worker.table().ok_or_else(no_table)?;
     let mut draft = Draft::of(request, scope)?;
     entrance::check(&scope.client, table.edge(), draft.host())?;
-    let mut attempts = Attempts::new(worker);
+    let mut attempts = Attempts::new(worker, scope.began());
     loop {
         let target = match find(scope, &table, &draft)? {
             Taker::Route(target) => target,
@@ -90,6 +90,9 @@ async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Rep
         // Nothing is left in the table that the request began with; there may be in the one of now.
         let current = worker.table().ok_or_else(no_table)?;
         if Rc::ptr_eq(&table, &current) {
+            if attempts.forget() {
+                continue;
+            }
             return Err(attempts.exhausted(&target));
         }
         table = current;

@@ -53,6 +53,16 @@ impl Failure {
         }
     }
 
+    /// Whether it speaks of the server, and not of the client or of a connection that had been idle for too long
+    /// (`reused`: it was there before).
+    pub(super) fn is_the_servers(&self, reused: bool) -> bool {
+        match self {
+            Self::Unsent | Self::Refused | Self::Client(_) => false,
+            Self::Closed => !reused,
+            _ => true,
+        }
+    }
+
     /// What the client is told of a failure that is the last one.
     pub(super) fn answer(&self, service: &ServiceKey) -> Answer {
         let (reason, detail) = match self {

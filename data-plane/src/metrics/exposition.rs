@@ -70,6 +70,11 @@ impl Sums<'_> {
                 |worker| &worker.upstream_reuses,
             ),
             self.counter("waypost_upstream_retries_total", "Requests sent again.", |worker| &worker.retries),
+            self.counter(
+                "waypost_upstream_retries_refused_total",
+                "Requests not sent again because the service's retry budget was used up.",
+                |worker| &worker.retries_refused,
+            ),
             self.mirrored(),
         ]
     }

@@ -5,11 +5,14 @@ use std::time::Duration;
 
 use http::StatusCode;
 use waypost_proto::{
-    time::duration,
-    v1::{RouteRetry, RouteRule},
+    time::{WireDuration, duration},
+    v1::{RouteRetry, RouteRule, TrafficRetry, TrafficTimeouts},
 };
 
 use super::RuleError;
+
+/// How many times the shortest pause the longest one is, where nothing else is declared.
+const LONGEST: u32 = 10;
 
 /// How long a rule's requests may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -25,12 +28,14 @@ pub(crate) struct Limits {
 /// When to try again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(crate) struct Retry {
-    /// The most tries after the first.
-    pub(crate) attempts: usize,
+    /// The most tries after the first; none: as many as the proxy makes by itself.
+    pub(crate) attempts: Option<usize>,
     /// Answers with these are tried again; sorted.
     codes: Box<[u16]>,
     /// The shortest pause before a try.
     backoff: Duration,
+    /// The longest one, jitter aside.
+    longest: Duration,
 }
 
 impl Limits {
@@ -45,6 +50,16 @@ impl Limits {
             are_declared: rule.request_timeout.is_some() || rule.backend_request_timeout.is_some(),
         })
     }
+
+    /// What a policy says for all requests to a service.
+    pub(crate) fn of_service(declared: &TrafficTimeouts) -> Self {
+        let limit = |wire: Option<&WireDuration>| wire.and_then(duration).filter(|limit| !limit.is_zero());
+        Self {
+            request: limit(declared.request.as_ref()),
+            attempt: limit(declared.per_try.as_ref()),
+            are_declared: declared.request.is_some() || declared.per_try.is_some(),
+        }
+    }
 }
 
 impl Retry {
@@ -56,11 +71,28 @@ impl Retry {
         };
         let mut codes = retry.codes.iter().map(code).collect::<Result<Vec<_>, _>>()?;
         codes.sort_unstable();
-        let backoff = checked("retry.backoff", retry.backoff.as_ref().map(duration))?;
+        let backoff = checked("retry.backoff", retry.backoff.as_ref().map(duration))?.unwrap_or_default();
         Ok(Self {
-            attempts: usize::try_from(retry.attempts).unwrap_or(usize::MAX),
+            attempts: Some(usize::try_from(retry.attempts).unwrap_or(usize::MAX)),
             codes: codes.into(),
-            backoff: backoff.unwrap_or_default(),
+            backoff,
+            longest: backoff.saturating_mul(LONGEST),
+        })
+    }
+
+    /// What a policy says for all requests to a service; `None` where it speaks of the budget alone.
+    pub(crate) fn of_service(declared: &TrafficRetry) -> Option<Self> {
+        let says = declared.attempts.is_some() || !declared.codes.is_empty() || declared.backoff.is_some();
+        let backoff = declared.backoff.as_ref().and_then(duration).unwrap_or_default();
+        let longest = declared.max_backoff.as_ref().and_then(duration);
+        let mut codes: Vec<u16> =
+            declared.codes.iter().filter_map(|code| u16::try_from(*code).ok()).collect();
+        codes.sort_unstable();
+        says.then(|| Self {
+            attempts: declared.attempts.and_then(|attempts| usize::try_from(attempts).ok()),
+            codes: codes.into(),
+            backoff,
+            longest: longest.unwrap_or(backoff.saturating_mul(LONGEST)).max(backoff),
         })
     }
 
@@ -70,14 +102,15 @@ impl Retry {
     }
 
     /// The pause before a try, of which there were `made` before: the shortest one, twice as long with each further
-    /// try up to ten times as long, and up to half as long on top. `draw` gives a number from 0 to 1.
+    /// try up to the longest, and up to half of the shortest on top. `draw` gives a number from 0 to 1.
     pub(crate) fn pause(&self, made: usize, draw: impl FnOnce() -> f64) -> Duration {
         if self.backoff.is_zero() {
             return Duration::ZERO;
         }
-        let doubled = 1 << made.saturating_sub(1).min(4);
+        let doubled = 1 << made.saturating_sub(1).min(30);
         self.backoff
-            .saturating_mul(doubled.min(10))
+            .saturating_mul(doubled)
+            .min(self.longest)
             .saturating_add(self.backoff.mul_f64(draw().clamp(0.0, 1.0) / 2.0))
     }
 }

@@ -60,7 +60,8 @@ impl EndpointId {
 #[derive(Debug, Default)]
 #[repr(align(64))]
 struct Hot {
-    in_flight: AtomicU64,
+    /// How many have begun, modulo 2^32 << 32 | how many are in flight.
+    requests: AtomicU64,
     draining: AtomicBool,
     cooldown: Cooldown,
     /// Written only where the set's policy needs it.
@@ -80,6 +81,11 @@ pub struct EndpointState {
     /// The retired state of the same address, while requests are in flight to it. Not for the request path.
     predecessor: Mutex<Option<Arc<EndpointState>>>,
 }
+
+/// One more that has begun.
+const BEGUN: u64 = 1 << 32;
+/// The part of the word that counts what is in flight.
+const IN_FLIGHT: u64 = BEGUN - 1;
 
 impl EndpointState {
     /// A state with nothing in flight. `reporter` is woken whenever the count falls while it drains.
@@ -183,7 +189,7 @@ impl EndpointState {
         if before == 0 && predecessor.as_ref().is_some_and(|state| state.is_draining()) {
             *predecessor = None;
         }
-        before + self.hot.in_flight.load(Ordering::SeqCst)
+        before + (self.hot.requests.load(Ordering::SeqCst) & IN_FLIGHT)
     }
 
     /// Lets nobody begin a request any more, once no table that is served by lists it.
@@ -203,7 +209,7 @@ impl EndpointState {
 
     /// Begins a request: counts it in, unless the endpoint drains. Dropping the value ends it.
     pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
-        self.hot.in_flight.fetch_add(1, Ordering::SeqCst);
+        self.hot.requests.fetch_add(BEGUN | 1, Ordering::SeqCst);
         let begun = InFlight { endpoint: Arc::clone(self) };
         // Dropping `begun` counts out again and wakes the reporter, which may have seen the count.
         (!self.is_draining()).then_some(begun)
@@ -247,7 +253,12 @@ impl EndpointState {
 
     /// What is in flight through this very value, for balancing.
     pub(crate) fn load(&self) -> u64 {
-        self.hot.in_flight.load(Ordering::Relaxed)
+        self.hot.requests.load(Ordering::Relaxed) & IN_FLIGHT
+    }
+
+    /// How many requests have begun through this very value, modulo 2^32.
+    pub(super) fn begun(&self) -> u32 {
+        u32::try_from(self.hot.requests.load(Ordering::Relaxed) >> 32).unwrap_or(u32::MAX)
     }
 }
 
@@ -289,7 +300,7 @@ impl InFlight {
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.endpoint.hot.in_flight.fetch_sub(1, Ordering::SeqCst);
+        self.endpoint.hot.requests.fetch_sub(1, Ordering::SeqCst);
         if self.endpoint.is_draining() {
             self.endpoint.reporter.notify_one();
         }

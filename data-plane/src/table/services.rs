@@ -1,12 +1,14 @@
 //! One service of a table: its instances in every state, and the sets of those that take traffic.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use waypost_proto::{instance::Endpoint, name::ServiceKey};
 
 use super::{
+    breaker::{Admission, Breaker},
+    budget::RetryBudget,
     declared::Subset,
-    endpoints::{EndpointSet, EndpointState},
+    endpoints::{EndpointSet, EndpointState, now},
     traffic::Traffic,
 };
 use crate::balance::{Balancer, Policy};
@@ -39,6 +41,18 @@ pub struct ServiceTable {
     subsets: Vec<Selected>,
     /// How it is treated, where that was declared.
     traffic: Option<Arc<Traffic>>,
+    /// Goes on from table to table.
+    retries: Arc<RetryBudget>,
+    breaker: Arc<Breaker>,
+}
+
+/// Why no request goes to a service now.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// Its breaker is open, for so long at least.
+    Open(Duration),
+    /// As many are under way as may be.
+    Full(u64),
 }
 
 impl ServiceTable {
@@ -46,7 +60,15 @@ impl ServiceTable {
     pub(super) fn new(key: ServiceKey, own: &Policy, traffic: Option<Arc<Traffic>>) -> Self {
         let policy = traffic.as_ref().map_or(own, |traffic| &traffic.policy);
         let all = Arc::new(EndpointSet::new(Vec::new(), policy()));
-        Self { key, members: Vec::new(), all, subsets: Vec::new(), traffic }
+        Self {
+            key,
+            members: Vec::new(),
+            all,
+            subsets: Vec::new(),
+            traffic,
+            retries: Arc::default(),
+            breaker: Arc::default(),
+        }
     }
 
     /// Its name.
@@ -90,6 +112,44 @@ impl ServiceTable {
             return Some(&self.all);
         }
         self.subsets.iter().find(|selected| selected.subset == *subset).map(|selected| &selected.set)
+    }
+
+    /// Asks for one request, by what the service's policy says. What becomes of it must be [reported](Self::report).
+    pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
+        let Some(traffic) = &self.traffic else { return Ok(Admission::Closed) };
+        if let Some(most) = traffic.most_requests {
+            let under_way: u64 = self.members.iter().map(|member| member.state.load()).sum();
+            if under_way >= most {
+                return Err(Refusal::Full(most));
+            }
+        }
+        let Some(trip) = traffic.trip else { return Ok(Admission::Closed) };
+        match self.breaker.admit(trip, now()) {
+            Admission::Open(lasts) => Err(Refusal::Open(lasts)),
+            admitted => Ok(admitted),
+        }
+    }
+
+    /// Says whether a request that was admitted has failed.
+    pub(crate) fn report(&self, admitted: Admission, failed: impl FnOnce() -> bool) {
+        let Some(trip) = self.traffic.as_ref().and_then(|traffic| traffic.trip) else { return };
+        if self.breaker.report(trip, admitted, failed(), now()) {
+            tracing::warn!(service = %self.key, "too many requests failed: the circuit breaker opens");
+        }
+    }
+
+    /// For how long its breaker stays open; `None` where it is closed.
+    pub fn open_for(&self) -> Option<Duration> {
+        self.traffic.as_ref()?.trip?;
+        self.breaker.open_for(now())
+    }
+
+    /// Whether a request to it may be sent again; each time that it may counts. Not for requests that are answered.
+    pub(crate) fn may_retry(&self) -> bool {
+        let declared = self.traffic.as_ref().map(|traffic| traffic.retry_allowance);
+        self.retries.withdraw(declared.unwrap_or_default(), now(), || {
+            self.members.iter().map(|member| u64::from(member.state.begun())).sum()
+        })
     }
 
     fn place(&self, id: &str) -> Result<usize, usize> {

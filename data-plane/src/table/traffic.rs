@@ -12,7 +12,11 @@ use waypost_proto::{
     v1::{DeclaredEntry, TrafficEntry, declared_entry::Kind},
 };
 
-use crate::balance::{KeySource, Own, Policy, key_source};
+use super::{breaker::Trip, budget::RetryAllowance};
+use crate::{
+    balance::{KeySource, Own, Policy, key_source},
+    rule::{Limits, Retry},
+};
 
 /// What entries of this kind begin with.
 const PREFIX: &str = "traffic/";
@@ -25,13 +29,33 @@ pub struct Traffic {
     pub(super) policy: Policy,
     /// What requests' keys are made of.
     pub(crate) key: KeySource,
+    /// How many of its requests may be sent again.
+    pub(super) retry_allowance: RetryAllowance,
+    /// When they are, where a route does not say.
+    pub(crate) retry: Option<Retry>,
+    /// How long they may take, where a route does not say.
+    pub(crate) limits: Limits,
+    /// When its breaker opens; none: never.
+    pub(super) trip: Option<Trip>,
+    /// How many may be under way at once; none: any number.
+    pub(super) most_requests: Option<u64>,
 }
 
 impl Traffic {
     /// Compiles an entry.
     pub fn compile(entry: &TrafficEntry, own: &Own) -> Self {
+        let breaker = entry.circuit_breaker.as_ref();
         let policy = own.policy_of(entry.load_balancer.as_ref());
-        Self { entry: entry.clone(), policy, key: key_source(entry.load_balancer.as_ref()) }
+        Self {
+            entry: entry.clone(),
+            policy,
+            key: key_source(entry.load_balancer.as_ref()),
+            retry_allowance: entry.retry.as_ref().map(RetryAllowance::of).unwrap_or_default(),
+            retry: entry.retry.as_ref().and_then(Retry::of_service),
+            limits: entry.timeouts.as_ref().map(Limits::of_service).unwrap_or_default(),
+            trip: breaker.and_then(Trip::of),
+            most_requests: breaker.map(|breaker| breaker.max_requests.into()).filter(|most| *most > 0),
+        }
     }
 
     /// Whether balancers made for one are good for the other.

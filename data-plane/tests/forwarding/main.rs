@@ -13,6 +13,7 @@ mod http2;
 mod limits;
 mod listeners;
 mod log;
+mod policy;
 mod retries;
 mod routes;
 mod secure;

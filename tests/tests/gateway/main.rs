@@ -14,6 +14,7 @@ mod grants;
 mod grpc;
 mod http;
 mod supported;
+mod traffic;
 
 use std::process::ExitCode;
 
@@ -31,6 +32,7 @@ const RESOURCES: &[(&str, &[&[Case]])] = &[
     ("GRPCRoute", grpc::CASES),
     ("ReferenceGrant", grants::CASES),
     ("BackendTLSPolicy", backend_tls::CASES),
+    ("BackendTrafficPolicy", traffic::CASES),
 ];
 
 fn main() -> ExitCode {

@@ -1,7 +1,7 @@
 //! `waypost lint`: documents checked here, with the control plane's own code, and on request by one as well.
 
 use waypost_proto::{
-    resource::{self, Finding, Severity, check},
+    resource::{self, Finding, Severity, check, traffic::later},
     v1::ApplyRequest,
 };
 
@@ -29,8 +29,11 @@ pub(super) async fn run(global: &Global, output: &Output, args: LintArgs) -> Res
         warn(output, &answer.warnings);
         return said(output, answer.resources.len(), sources, "and to the control plane");
     }
+    let mut findings = check::lint(&parsed);
+    findings.extend(parsed.iter().flat_map(|parsed| later(&parsed.manifest)));
+    resource::place(&parsed, &mut findings);
     let (errors, warnings): (Vec<Finding>, Vec<Finding>) =
-        check::lint(&parsed).into_iter().partition(|finding| finding.severity == Severity::Error);
+        findings.into_iter().partition(|finding| finding.severity == Severity::Error);
     warn(output, &warnings.iter().map(Finding::to_wire).collect::<Vec<_>>());
     if !errors.is_empty() {
         return Err(refused(&errors));

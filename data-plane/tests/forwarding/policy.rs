@@ -1,0 +1,224 @@
+//! What a service's policy says of retries, of time, and of how much may be sent to it.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use tokio::{sync::mpsc, time::timeout};
+use tokio_util::sync::CancellationToken;
+use waypost_proto::{
+    time::wire_duration,
+    v1::{CircuitBreaker, DeclaredEntry, TrafficEntry, TrafficRetry, TrafficTimeouts, declared_entry::Kind},
+};
+use waypost_proxy::serve::ServeConfig;
+
+use crate::support::{Instance, Proxy, Response, Wire, api};
+
+const SHORT: Duration = Duration::from_millis(200);
+const LONG: Duration = Duration::from_secs(60);
+const GET: &str = "GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+
+fn policy(entry: TrafficEntry) -> Vec<DeclaredEntry> {
+    let entry = TrafficEntry { service: Some(api().to_wire()), ..entry };
+    vec![DeclaredEntry { id: "traffic/default/api".into(), kind: Some(Kind::Traffic(entry)) }]
+}
+
+fn with_policy(instances: &[&Instance], entry: TrafficEntry) -> Proxy {
+    let addresses: Vec<_> = instances.iter().map(|instance| instance.address).collect();
+    let mut proxy = Proxy::new(ServeConfig::default(), &addresses);
+    proxy.declare(policy(entry));
+    proxy
+}
+
+/// An instance that gives its answers one after the other (none: it closes), and the last one for ever; with how many
+/// requests it has seen.
+async fn answering(answers: &'static [&'static str]) -> (Instance, Arc<AtomicUsize>) {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&seen);
+    let instance = Instance::start(move |mut wire: Wire, _| {
+        let counter = Arc::clone(&counter);
+        async move {
+            while wire.request().await.is_some() {
+                let at = counter.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+                if answers[at].is_empty() {
+                    return;
+                }
+                wire.send(answers[at]).await;
+            }
+        }
+    })
+    .await;
+    (instance, seen)
+}
+
+fn told(response: &Response) -> (u16, Option<String>) {
+    (response.status, response.reason())
+}
+
+async fn send(proxy: &Proxy, request: &str) -> Response {
+    let mut client = proxy.client().await;
+    client.send(request).await;
+    client.response().await
+}
+
+fn retry(attempts: u32, codes: &[u32]) -> TrafficRetry {
+    TrafficRetry { attempts: Some(attempts), codes: codes.to_vec(), ..TrafficRetry::default() }
+}
+
+#[tokio::test]
+async fn answers_with_the_codes_of_the_policy_are_tried_again() {
+    let (instance, seen) = answering(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
+    let retries = TrafficEntry { retry: Some(retry(2, &[503])), ..TrafficEntry::default() };
+    let proxy = with_policy(&[&instance], retries);
+    assert_eq!(send(&proxy, GET).await.status, 200, "the one instance is asked three times");
+    assert_eq!(seen.load(Ordering::SeqCst), 3);
+}
+
+#[tokio::test]
+async fn a_post_is_not_sent_twice_whatever_the_policy_says() {
+    let (instance, seen) = answering(&[UNAVAILABLE, OK]).await;
+    let retries = TrafficEntry { retry: Some(retry(2, &[503])), ..TrafficEntry::default() };
+    let proxy = with_policy(&[&instance], retries);
+    let post = "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(send(&proxy, post).await.status, 503);
+    assert_eq!(seen.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn a_retry_storm_stays_within_the_budget() {
+    let (instance, seen) = answering(&[UNAVAILABLE]).await;
+    let allowance =
+        TrafficRetry { budget_percent: Some(20), budget_minimum_per_second: Some(0), ..retry(2, &[503]) };
+    let proxy = with_policy(&[&instance], TrafficEntry { retry: Some(allowance), ..TrafficEntry::default() });
+    let mut client = proxy.client().await;
+    for _ in 0..500 {
+        client.send(GET).await;
+        assert_eq!(client.response().await.status, 503);
+    }
+    let all = seen.load(Ordering::SeqCst);
+    assert!((500..=600).contains(&all), "{all} requests came of 500");
+}
+
+#[tokio::test]
+async fn a_budget_that_is_used_up_is_said_so() {
+    let (instance, _) = answering(&[""]).await;
+    let none = TrafficRetry {
+        budget_percent: Some(0),
+        budget_minimum_per_second: Some(0),
+        ..TrafficRetry::default()
+    };
+    let (other, _) = answering(&[""]).await;
+    let proxy =
+        with_policy(&[&instance, &other], TrafficEntry { retry: Some(none), ..TrafficEntry::default() });
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), (502, Some("upstream_closed".to_owned())));
+    assert!(answer.text().contains("retry budget"), "{}", answer.text());
+}
+
+#[tokio::test]
+async fn requests_and_tries_have_the_time_that_the_policy_gives_them() {
+    let silent = || Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} });
+    let instance = silent().await;
+    for (request, per_try) in [(SHORT, Duration::ZERO), (LONG, SHORT), (SHORT, LONG)] {
+        let limits = TrafficTimeouts {
+            request: Some(wire_duration(request)),
+            per_try: Some(wire_duration(per_try)),
+            ..TrafficTimeouts::default()
+        };
+        let proxy =
+            with_policy(&[&instance], TrafficEntry { timeouts: Some(limits), ..TrafficEntry::default() });
+        let begun = Instant::now();
+        let answer = timeout(LONG / 2, send(&proxy, GET)).await.expect("before all longer limits");
+        assert_eq!(told(&answer), (504, Some("upstream_timeout".to_owned())));
+        assert!(begun.elapsed() >= SHORT, "not before its time: {:?}", begun.elapsed());
+    }
+}
+
+#[tokio::test]
+async fn a_try_that_takes_too_long_goes_elsewhere() {
+    let silent = Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} }).await;
+    let (well, _) = answering(&[OK]).await;
+    let limits = TrafficTimeouts { per_try: Some(wire_duration(SHORT)), ..TrafficTimeouts::default() };
+    let entry =
+        TrafficEntry { timeouts: Some(limits), retry: Some(retry(1, &[])), ..TrafficEntry::default() };
+    let proxy = with_policy(&[&silent, &well], entry);
+    for _ in 0..6 {
+        assert_eq!(send(&proxy, GET).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn a_tripped_breaker_comes_back_by_single_requests() {
+    let (instance, seen) = answering(&[UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, OK]).await;
+    let breaker = CircuitBreaker {
+        failure_percent: 50,
+        minimum_requests: 3,
+        window: Some(wire_duration(LONG)),
+        open_time: Some(wire_duration(SHORT)),
+        ..CircuitBreaker::default()
+    };
+    let proxy =
+        with_policy(&[&instance], TrafficEntry { circuit_breaker: Some(breaker), ..TrafficEntry::default() });
+    let opened = Instant::now();
+    for _ in 0..3 {
+        assert_eq!(told(&send(&proxy, GET).await), (503, None), "the instance's own answer");
+    }
+    let mut refused = 0;
+    // The fourth failure is that of the single request that tries; the fifth request closes it.
+    while seen.load(Ordering::SeqCst) < 5 {
+        let answer = send(&proxy, GET).await;
+        if answer.reason().as_deref() == Some("circuit_open") {
+            assert!(answer.text().contains("service api"), "{}", answer.text());
+            refused += 1;
+        }
+        assert!(opened.elapsed() < LONG, "it comes back");
+        tokio::task::yield_now().await;
+    }
+    assert!(refused >= 2, "nothing is sent while it is open");
+    assert!(opened.elapsed() >= SHORT * 2, "not before its time, twice: {:?}", opened.elapsed());
+    for _ in 0..5 {
+        assert_eq!(send(&proxy, GET).await.status, 200);
+    }
+}
+
+#[tokio::test]
+async fn no_more_requests_are_under_way_than_the_policy_allows() {
+    let released = CancellationToken::new();
+    let (asked, mut arrived) = mpsc::unbounded_channel();
+    let release = released.clone();
+    let instance = Instance::start(move |mut wire, _| {
+        let (asked, release) = (asked.clone(), release.clone());
+        async move {
+            while wire.request().await.is_some() {
+                asked.send(()).expect("the test waits");
+                release.cancelled().await;
+                wire.send(OK).await;
+            }
+        }
+    })
+    .await;
+    let breaker = CircuitBreaker { max_requests: 2, ..CircuitBreaker::default() };
+    let proxy =
+        with_policy(&[&instance], TrafficEntry { circuit_breaker: Some(breaker), ..TrafficEntry::default() });
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        let mut client = proxy.client().await;
+        client.send(GET).await;
+        arrived.recv().await.expect("it arrives");
+        clients.push(client);
+    }
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), (503, Some("overloaded".to_owned())));
+    assert!(answer.text().contains("circuitBreaker.maxRequests"), "{}", answer.text());
+    released.cancel();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(send(&proxy, GET).await.status, 200, "there is room again");
+}

@@ -1,0 +1,72 @@
+//! What a policy may say by the rules of its fields, and proxies do not do yet. It is refused where something is to be
+//! declared, since a field that is silently without effect would mislead.
+//!
+//! Deliberately absent: the rules of these fields, which hold already.
+
+use super::BackendTrafficPolicy;
+use crate::resource::{FieldPath, Finding, Manifest, Spec};
+
+/// Why, and what to do.
+const REASON: &str = "is not done by Waypost's proxies yet";
+const WAY_OUT: &str = "leave it out";
+
+/// What of a manifest cannot be declared yet.
+pub fn later(manifest: &Manifest) -> Vec<Finding> {
+    let Spec::BackendTrafficPolicy(policy) = manifest.spec() else { return Vec::new() };
+    let found = |field: &'static str| {
+        Finding::error(FieldPath::spec().keys(field), REASON).suggest(WAY_OUT).of(manifest.key())
+    };
+    fields(policy).map(found).collect()
+}
+
+fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
+    let breaker = policy.circuit_breaker.as_ref();
+    let limits = policy.timeouts.as_ref();
+    let named = [
+        ("healthCheck", policy.health_check.is_some()),
+        ("outlierDetection", policy.outlier_detection.is_some()),
+        ("panicThreshold", policy.panic_threshold.is_some()),
+        ("circuitBreaker.maxConnections", breaker.is_some_and(|it| it.max_connections.is_some())),
+        ("circuitBreaker.maxPendingRequests", breaker.is_some_and(|it| it.max_pending_requests.is_some())),
+        ("circuitBreaker.maxRetries", breaker.is_some_and(|it| it.max_retries.is_some())),
+        (
+            "circuitBreaker.maxRequestsPerInstance",
+            breaker.is_some_and(|it| it.max_requests_per_instance.is_some()),
+        ),
+        ("timeouts.connect", limits.is_some_and(|it| it.connect.is_some())),
+        ("timeouts.idle", limits.is_some_and(|it| it.idle.is_some())),
+        ("hedging", policy.hedging.is_some()),
+        ("adaptiveConcurrency", policy.adaptive_concurrency.is_some()),
+    ];
+    named.into_iter().filter(|(_, is_there)| *is_there).map(|(field, _)| field)
+}
+
+#[cfg(test)]
+mod tests {
+    use crate::resource::parse;
+
+    use super::*;
+
+    #[test]
+    fn what_proxies_do_not_do_yet_is_named_field_by_field() {
+        let documents = [crate::v1::Document {
+            source: "policy.yaml".to_owned(),
+            text: "apiVersion: waypost.dev/v1
+kind: BackendTrafficPolicy
+metadata: {name: shop}
+spec:
+  targetRefs: [{group: \"\", kind: Service, name: shop}]
+  loadBalancer: {type: PeakEwma}
+  retry: {attempts: 2, budget: {percent: 10}}
+  timeouts: {request: 5s, idle: 1s}
+  circuitBreaker: {failurePercent: 50, maxRequests: 10, maxRetries: 2}
+  hedging: {delay: 10ms}
+"
+            .to_owned(),
+        }];
+        let parsed = parse(&documents).expect("its fields keep their rules");
+        let found: Vec<String> =
+            later(&parsed[0].manifest).iter().map(|finding| finding.field.to_string()).collect();
+        assert_eq!(found, ["spec.circuitBreaker.maxRetries", "spec.timeouts.idle", "spec.hedging"]);
+    }
+}

@@ -1,0 +1,108 @@
+//! BackendTrafficPolicy, a policy of Waypost's own (attached directly, GEP-713): how a service's requests are shared,
+//! tried again and limited.
+
+use std::collections::BTreeSet;
+
+use waypost_tests::gateway::{Ask, Scene, http_route, resource};
+
+use crate::case::{Case, case};
+
+/// All cases of BackendTrafficPolicy.
+pub(super) const CASES: &[&[Case]] = &[&[
+    case!(Implementation "BackendTrafficPolicy"
+        "`loadBalancer` chooses the instance: by a key of the request, the same key goes to the same one" keyed),
+    case!(Implementation "BackendTrafficPolicy"
+        "`retry` is for all requests to the service, by routes that do not say otherwise" retry),
+    case!(Implementation "BackendTrafficPolicy" "a route's own `retry` goes before the policy's" route_first),
+    case!(Implementation "BackendTrafficPolicy"
+        "`timeouts.request` limits requests of automatic routes, too" timeouts),
+    case!(Implementation "BackendTrafficPolicy"
+        "`circuitBreaker`: a service whose requests fail is left alone: 503 circuit_open" breaker),
+    case!(Implementation "BackendTrafficPolicy" "without the policy all is as it was" removed),
+    case!(Implementation "BackendTrafficPolicy" "what proxies do not do yet is refused" later),
+]];
+
+fn policy(service: &str, spec: &str) -> String {
+    let targets = format!("targetRefs: [{{group: '', kind: Service, name: {service}}}]");
+    resource("BackendTrafficPolicy", "default", "policy", &format!("{targets}\n{spec}"))
+}
+
+fn shop(rule: &str) -> String {
+    http_route("shop", &format!("rules: [{{backendRefs: [{{name: one}}]{rule}}}]"))
+}
+
+/// A request to a service that fails so often before it answers.
+fn flaky(key: &str, failures: u32) -> Ask {
+    Ask::get("a.example", &format!("/flaky?key={key}&failures={failures}&code=503")).header("x-remember", key)
+}
+
+async fn keyed(scene: &Scene) {
+    let instances = [
+        scene.register("keyed", "k1", |it| it).await,
+        scene.register("keyed", "k2", |it| it).await,
+        scene.register("keyed", "k3", |it| it).await,
+    ];
+    let spec = "loadBalancer: {type: Maglev, hash: [{header: x-user}]}";
+    let route = http_route("shop", "rules: [{backendRefs: [{name: keyed}]}]");
+    scene.apply(&(route + &policy("keyed", spec))).await;
+    let mut all = BTreeSet::new();
+    for user in 0..20 {
+        let mut answered = BTreeSet::new();
+        for _ in 0..4 {
+            let answer = scene.get("a.example", "/", &[("x-user", &format!("u{user}"))]).await;
+            answered.insert(answer.who());
+        }
+        assert_eq!(answered.len(), 1, "u{user}: {answered:?}");
+        all.extend(answered);
+    }
+    assert_eq!(all.len(), 3, "{all:?}");
+    drop(instances);
+}
+
+async fn retry(scene: &Scene) {
+    scene.apply(&(shop("") + &policy("one", "retry: {attempts: 2, codes: [503]}"))).await;
+    assert_eq!(scene.send(&flaky("policy-1", 2)).await.status, 200);
+    assert_eq!(scene.service("one").remembered("policy-1").len(), 3);
+}
+
+async fn route_first(scene: &Scene) {
+    let policy = policy("one", "retry: {attempts: 2, codes: [503]}");
+    scene.apply(&(shop(", retry: {attempts: 1, codes: [503]}") + &policy)).await;
+    assert_eq!(scene.send(&flaky("policy-2", 2)).await.status, 503);
+    assert_eq!(scene.service("one").remembered("policy-2").len(), 2);
+}
+
+async fn timeouts(scene: &Scene) {
+    scene.apply(&policy("one", "timeouts: {request: 200ms}")).await;
+    assert_eq!(scene.who("any.example", "/one/slow?ms=10000").await, "504 upstream_timeout");
+    assert_eq!(scene.who("any.example", "/one/slow?ms=1").await, "one");
+}
+
+async fn breaker(scene: &Scene) {
+    let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h}";
+    scene.apply(&(shop("") + &policy("one", spec))).await;
+    for _ in 0..3 {
+        assert_eq!(scene.send(&flaky("breaker", 9)).await.status, 503);
+    }
+    assert_eq!(scene.who("a.example", "/").await, "503 circuit_open");
+    assert_eq!(scene.service("one").remembered("breaker").len(), 3);
+}
+
+async fn removed(scene: &Scene) {
+    let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h}";
+    scene.apply(&(shop("") + &policy("one", spec))).await;
+    for _ in 0..3 {
+        assert_eq!(scene.send(&flaky("removed", 9)).await.status, 503);
+    }
+    assert_eq!(scene.who("a.example", "/").await, "503 circuit_open");
+    scene.delete("BackendTrafficPolicy", "default", "policy").await;
+    assert_eq!(scene.who("a.example", "/").await, "one");
+}
+
+async fn later(scene: &Scene) {
+    for field in ["hedging: {delay: 50ms}", "healthCheck: {tcp: {}}", "timeouts: {idle: 1s}"] {
+        let why = scene.refused(&(shop("") + &policy("one", field))).await;
+        assert!(why.contains("is not done by Waypost's proxies yet"), "{field}: {why}");
+        assert!(why.contains("leave it out"), "{field}: {why}");
+    }
+}
