@@ -461,3 +461,43 @@ fn a_new_lease_of_the_same_process_drains_what_began_under_the_old_one() {
         assert!(scene.told().is_empty());
     }
 }
+
+#[test]
+fn an_update_of_one_service_among_a_hundred_thousand_makes_that_one_anew() {
+    const SERVICES: usize = 100_000;
+    let key = |number: usize| ServiceKey::new("", &format!("s{number}")).expect("a good name");
+    let instance = |number: usize, epoch: u64| {
+        let [_, high, middle, low] = u32::try_from(number).expect("few").to_be_bytes();
+        let wire = v1::InstanceSpec {
+            service: format!("s{number}"),
+            id: "i".to_owned(),
+            address: format!("10.{high}.{middle}.{low}:80"),
+            ..Default::default()
+        };
+        Endpoint::of(&InstanceSpec::from_wire(&wire).expect("a good spec"), InstanceState::Up, epoch)
+    };
+    let route = |number: usize| {
+        let path = format!("/s{number}").parse().expect("a good prefix");
+        Route::new(key(number), RouteMatch::Prefix { path, strip: true }, Vec::new())
+    };
+    let all = Change {
+        services: (0..SERVICES).map(key).collect(),
+        instances: (0..SERVICES).map(|number| instance(number, 1)).collect(),
+        routes: (0..SERVICES).map(route).collect(),
+        ..Change::default()
+    };
+    let (snapshot, touched) = Snapshot::empty("h").change(all, 1, true).expect("it is sound");
+    let shared = SharedTable::new();
+    let mut compiler = Compiler::new(shared.clone(), PolicyName::default().policy(), Arc::default());
+    compiler.serve(&Source { current: &snapshot, carried: None }, &touched);
+    let before = shared.load().expect("a table");
+
+    let one = Change { instances: vec![instance(7, 2)], ..Change::default() };
+    let (snapshot, touched) = snapshot.change(one, 2, true).expect("it is sound");
+    compiler.serve(&Source { current: &snapshot, carried: None }, &touched);
+    let after = shared.load().expect("a table");
+    let anew = before.services().zip(after.services()).filter(|(old, new)| !Arc::ptr_eq(old, new));
+    let anew: Vec<_> = anew.map(|(_, new)| new.key().to_string()).collect();
+    assert_eq!((before.services().count(), anew), (SERVICES, vec![key(7).to_string()]));
+    assert!(before.routes().zip(after.routes()).all(|(old, new)| Arc::ptr_eq(old, new)));
+}
