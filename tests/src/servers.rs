@@ -13,8 +13,9 @@ pub mod etcd;
 pub mod redis;
 
 use std::{
+    collections::BTreeSet,
     fs::File,
-    io,
+    io, iter,
     net::{SocketAddr, TcpListener, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
@@ -26,6 +27,7 @@ use nix::{
     sys::signal::{Signal, kill},
     unistd::Pid,
 };
+use parking_lot::Mutex;
 use tempfile::TempDir;
 
 /// How long a server may take until it is ready.
@@ -123,10 +125,14 @@ impl Drop for Server {
     }
 }
 
-/// A port of loopback that was free a moment ago.
+/// A port of loopback that was free a moment ago, and that nobody in this process was given before: the system may choose
+/// the same one again, as long as nobody listens on it.
 pub fn free_port() -> u16 {
-    let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-    listener.local_addr().expect("an address").port()
+    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
+    let choose =
+        || TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port();
+    let is_new = |port: &u16| GIVEN.lock().insert(*port);
+    iter::repeat_with(choose).find(is_new).expect("there are thousands")
 }
 
 /// Whether somebody listens on a port of loopback.
