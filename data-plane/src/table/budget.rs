@@ -77,8 +77,10 @@ impl RetryBudget {
 
     fn deposit(&self, allowance: RetryAllowance, now: u64, begun: impl FnOnce() -> u64) {
         let before = self.counted_at.load(Ordering::Relaxed);
-        let passed = now.saturating_sub(before);
-        let is_due = before == 0 || passed >= STEP_MS;
+        let is_first = before == 0;
+        // Whoever has just started has earned what ten seconds bring.
+        let passed = now.saturating_sub(before).max(if is_first { WINDOW_MS } else { 0 });
+        let is_due = is_first || passed >= STEP_MS;
         // One thread counts; the others go by the balance that there is.
         if !is_due
             || self.counted_at.compare_exchange(before, now, Ordering::Relaxed, Ordering::Relaxed).is_err()
@@ -170,6 +172,13 @@ mod tests {
             granted += 1;
         }
         assert!((100..=130).contains(&granted), "{granted}");
+    }
+
+    #[test]
+    fn a_proxy_that_has_just_started_may_send_again_at_once() {
+        let budget = RetryBudget::default();
+        let granted = (0..1000).filter(|_| budget.withdraw(DEFAULT, 1, || 1)).count();
+        assert_eq!(granted, 100, "what ten seconds bring, whatever comes");
     }
 
     #[test]
