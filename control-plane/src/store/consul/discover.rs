@@ -60,6 +60,12 @@ struct Memory {
     told: Mutex<HashSet<String>>,
 }
 
+/// A service as the registry holds it.
+struct Held {
+    records: Vec<Arc<Record>>,
+    empty: Option<Arc<EmptyService>>,
+}
+
 /// Compares until the store is closed.
 pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
     tokio::select! {
@@ -127,29 +133,32 @@ impl Inner {
             self.catch_up().await?;
         }
         let changed = |name: &&String| memory.read.get(*name) != Some(seen.get(*name).unwrap_or(&0));
-        let changed: Vec<String> = names.iter().filter(changed).cloned().collect();
+        let mut changed: BTreeSet<String> = names.iter().filter(changed).cloned().collect();
+        // What another process has found since the services were listed is not gone: it is asked for by its name.
+        changed.extend(self.found_services().difference(names).cloned());
         let read = stream::iter(changed.clone().into_iter().map(async |name| {
+            // Before the catalog is read: whoever changes a record after that knows more than this process.
+            let held = self.held(&name);
             let services: Vec<ServiceHealth> =
                 self.api.get(format!("health/service/{name}"), None, Reading::Default).await?.value;
-            Ok::<_, StoreError>(services)
+            Ok::<_, StoreError>((held, services))
         }));
-        let read: Vec<Result<Vec<ServiceHealth>, StoreError>> = read.buffered(AT_ONCE).collect().await;
-        for (name, services) in changed.iter().zip(read) {
-            let services = services?;
+        let read: Vec<Result<_, StoreError>> = read.buffered(AT_ONCE).collect().await;
+        for (name, read) in changed.iter().zip(read) {
+            let (held, services) = read?;
             if services.iter().all(|found| found.service.id.starts_with(OURS)) {
                 memory.ours.insert(name.clone());
             } else {
                 memory.ours.remove(name);
             }
             let wanted = self.wanted(name, &services, memory);
-            self.take_over(name, wanted).await?;
+            if let Some(held) = held {
+                self.take_over(held, wanted).await?;
+            }
             memory.read.insert(name.clone(), seen.get(name).copied().unwrap_or(0));
         }
         memory.read.retain(|name, _| names.contains(name));
         memory.ours.retain(|name| names.contains(name));
-        for name in self.found_services().difference(names) {
-            self.take_over(name, BTreeMap::new()).await?;
-        }
         Ok(())
     }
 
@@ -187,34 +196,33 @@ impl Inner {
         wanted
     }
 
+    /// What is held of a service; none: it cannot be held, or nothing is known yet.
+    fn held(&self, name: &str) -> Option<Held> {
+        let service = ServiceKey::new("", name).ok()?;
+        let state = self.state.lock();
+        let contents = &state.mirror.as_ref()?.contents;
+        let records = contents.of(&service).map(|kept| kept.record.clone()).collect();
+        Some(Held { records, empty: contents.empty.get(&service).cloned() })
+    }
+
     /// Makes the instances that were found of a service those that are wanted.
     async fn take_over(
         &self,
-        name: &str,
+        held: Held,
         mut wanted: BTreeMap<InstanceKey, (InstanceSpec, Health)>,
     ) -> Result<(), StoreError> {
-        let Ok(service) = ServiceKey::new("", name) else { return Ok(()) };
         let now = Now::read();
-        let mutations: Vec<Mutation> = {
-            let state = self.state.lock();
-            let Some(mirror) = &state.mirror else { return Ok(()) };
-            let held: Vec<Arc<Record>> =
-                mirror.contents.of(&service).map(|kept| kept.record.clone()).collect();
-            let empty = mirror.contents.empty.get(&service);
-            let mut mutations = Vec::new();
-            for record in &held {
-                let wanted = wanted.remove(record.key());
-                if is_found(record) {
-                    mutations.extend(match wanted {
-                        Some((spec, health)) => updated(record, spec, health),
-                        None => Some(removed(record, now)),
-                    });
-                }
+        let mut mutations = Vec::new();
+        for record in &held.records {
+            let wanted = wanted.remove(record.key());
+            if is_found(record) {
+                mutations.extend(match wanted {
+                    Some((spec, health)) => updated(record, spec, health),
+                    None => Some(removed(record, now)),
+                });
             }
-            mutations
-                .extend(wanted.into_values().map(|(spec, health)| found(spec, health, &held, empty, now)));
-            mutations
-        };
+        }
+        mutations.extend(wanted.into_values().map(|(spec, health)| found(spec, health, &held, now)));
         for mutation in mutations {
             match self.jobs.mutate(mutation, now, self.api.timeout()).await {
                 // Another process was first.
@@ -272,17 +280,13 @@ fn health(found: &ServiceHealth) -> Health {
     }
 }
 
-fn found(
-    spec: InstanceSpec,
-    health: Health,
-    siblings: &[Arc<Record>],
-    empty: Option<&Arc<EmptyService>>,
-    now: Now,
-) -> Mutation {
-    let claims = siblings.iter().map(|record| &*record.claims).chain(empty.map(|empty| &*empty.claims));
+fn found(spec: InstanceSpec, health: Health, held: &Held, now: Now) -> Mutation {
+    let Held { records, empty } = held;
+    let empty = empty.as_ref();
+    let claims = records.iter().map(|record| &*record.claims).chain(empty.map(|empty| &*empty.claims));
     let dates: BTreeMap<Arc<str>, _> =
         claims.flatten().map(|claim| (claim.route.clone(), claim.claimed_at)).collect();
-    let since = siblings.first().map(|record| record.service_since).or(empty.map(|empty| empty.since));
+    let since = records.first().map(|record| record.service_since).or(empty.map(|empty| empty.since));
     let record = Record {
         claims: Claim::all(&spec, |route| dates.get(route).copied().unwrap_or(now.wall)).into(),
         epoch: micros(now.wall),
