@@ -96,7 +96,7 @@ async fn a_control_plane_that_stood_still_expires_nobody_and_sends_nothing_twice
     healed(&cluster, shops.len()).await;
 
     for load in loads {
-        load.stop().await.assert_lossless("load during the standstill", 1000);
+        load.stop().await.assert_lossless("load during the standstill", 300);
     }
     for (index, before) in before.into_iter().enumerate() {
         let proxy = cluster.view(index).await.expect("the proxy is known");
