@@ -88,7 +88,8 @@ async fn main() {
     let servers = peers::start(&nginx, &site, &upstream).await;
     let mut all = vec![waypost.peer()];
     all.extend(servers.iter().map(peers::Server::peer));
-    all.iter().for_each(|peer| pin(peer.pid, PROXY_CORE));
+    // nginx works in a child.
+    all.iter().flat_map(|peer| with_children(peer.pid)).for_each(|pid| pin(pid, PROXY_CORE));
     for workload in workloads {
         if clients.can(workload) {
             run(&clients, workload, &all);
