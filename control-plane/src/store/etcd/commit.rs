@@ -55,8 +55,18 @@ pub(super) async fn commit(shared: &Arc<Shared>, mutation: Mutation, now: Now) -
     let head = |written| head(keys, written, event.clone(), now);
     let change = match mutation {
         Mutation::Put { record, expected, lease, .. } => {
-            let granted = grant(shared, &record, lease).await?;
-            put(keys, record, expected, lease, granted, head)
+            if lease == LeaseChange::Grant
+                && let Some(kept) = lease::keep(shared, &record).await?
+            {
+                let change = put(keys, record.clone(), expected, Life::Kept(kept), &head);
+                match apply(shared, change, &id, event.clone(), now).await {
+                    // Perhaps only the lease is another one by now.
+                    Err(StoreError::Conflict { .. }) => {}
+                    done => return done,
+                }
+            }
+            let life = begin(shared, &record, lease).await?;
+            put(keys, record, expected, life, head)
         }
         Mutation::Remove { key, expected, lapsed, emptied, .. } => {
             remove(keys, &key, expected, lapsed, emptied, head)
@@ -83,43 +93,63 @@ pub(super) async fn commit(shared: &Arc<Shared>, mutation: Mutation, now: Now) -
     apply(shared, change, &id, event, now).await
 }
 
-/// The etcd lease for a new record or a hold.
-async fn grant(shared: &Shared, record: &Record, change: LeaseChange) -> Result<Option<i64>, StoreError> {
-    let length = match change {
-        LeaseChange::Keep => return Ok(None),
-        LeaseChange::Grant => record.ttl,
-        LeaseChange::Hold(length) => length,
-    };
-    lease::grant(shared, length).await.map(Some)
+/// What an instance lives by after a commit.
+#[derive(Clone, Copy)]
+enum Life {
+    /// Whatever it lived by before.
+    Unchanged,
+    /// The etcd lease that it had, which was just renewed.
+    Kept(i64),
+    /// A new etcd lease.
+    Granted(i64),
+    /// The etcd lease of a hold.
+    Held(i64),
+}
+
+/// Grants the etcd lease for a new record or a hold.
+async fn begin(shared: &Shared, record: &Record, change: LeaseChange) -> Result<Life, StoreError> {
+    Ok(match change {
+        LeaseChange::Keep => Life::Unchanged,
+        LeaseChange::Grant => Life::Granted(lease::grant(shared, record.ttl).await?),
+        LeaseChange::Hold(length) => Life::Held(lease::grant(shared, length).await?),
+    })
 }
 
 fn put(
     keys: &Keys,
     record: Record,
     expected: Option<u64>,
-    change: LeaseChange,
-    lease: Option<i64>,
+    life: Life,
     head: impl Fn(Written) -> TxnOp,
 ) -> Change {
     let key = record.key().clone();
     let (instance, granted, alive) = (keys.instance(&key), keys.granted(&key), keys.alive(&key));
+    let terms = Granted { epoch: record.epoch, ttl: record.ttl }.encode();
     let mut compares = vec![is_at(&*instance, expected)];
     let mut operations = Vec::new();
-    if let Some(lease) = lease {
-        operations.push(lease::name(&alive));
-        let held = matches!(change, LeaseChange::Hold(_));
-        operations.push(lease::put_alive(&alive, if held { HELD } else { BEATING }, lease));
-        if held {
+    let lease = match life {
+        Life::Unchanged | Life::Kept(_) => None,
+        Life::Granted(lease) | Life::Held(lease) => Some(lease),
+    };
+    match life {
+        Life::Unchanged => {}
+        Life::Kept(lease) => {
+            compares.push(Compare::lease(&*alive, CompareOp::Equal, lease));
+            operations.push(TxnOp::put(granted, terms, None));
+        }
+        Life::Granted(lease) => {
+            operations.extend([lease::name(&alive), lease::put_alive(&alive, BEATING, lease)]);
+            operations.push(TxnOp::put(granted, terms, None));
+        }
+        Life::Held(lease) => {
             compares.extend([is_there(&*granted), is_absent(&*alive)]);
-        } else {
-            let terms = Granted { epoch: record.epoch, ttl: record.ttl };
-            operations.push(TxnOp::put(granted, terms.encode(), None));
+            operations.extend([lease::name(&alive), lease::put_alive(&alive, HELD, lease)]);
         }
     }
     operations.push(TxnOp::put(instance, record.encode(), None));
     operations.push(TxnOp::delete(keys.empty_service(key.service()), None));
     operations.push(head(Written::Put(Arc::new(record))));
-    Change { entry: key.to_string(), compares, operations, lease, leases: lease.is_some() }
+    Change { entry: key.to_string(), compares, operations, lease, leases: !matches!(life, Life::Unchanged) }
 }
 
 fn remove(

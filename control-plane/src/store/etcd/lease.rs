@@ -34,7 +34,7 @@ use super::{
     keys::{Alive, BEATING, Granted, HELD},
     load, revision_of,
 };
-use crate::store::{LeaseStatus, Renewal, StoreError};
+use crate::store::{LeaseStatus, Record, Renewal, StoreError};
 
 /// How many questions of one operation are under way at once.
 const AT_ONCE: usize = 32;
@@ -56,6 +56,18 @@ pub(super) async fn grant(shared: &Shared, length: Duration) -> Result<i64, Stor
     };
     shared.connection.call(grant).await?;
     Ok(id)
+}
+
+/// Renews the etcd lease that an instance lives by, where that is as long as the record's; `None`: it needs another one.
+/// A renewal is no write of etcd, a new lease is one, and the end of the old one another.
+pub(super) async fn keep(shared: &Shared, record: &Record) -> Result<Option<i64>, StoreError> {
+    let Some(lease) = shared.mirror.kept(record.key(), record.ttl) else { return Ok(None) };
+    let sent = Instant::now();
+    if shared.lanes.renew(&shared.connection, &[lease]).await? != [true] {
+        return Ok(None);
+    }
+    shared.mirror.renewed(record.key(), lease, sent);
+    Ok(Some(lease))
 }
 
 /// Ends an etcd lease that nothing hangs on any more; if that fails it ends by itself.

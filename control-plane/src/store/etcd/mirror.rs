@@ -115,6 +115,14 @@ impl Mirror {
         (lease.granted?.epoch == epoch).then_some(alive.lease)
     }
 
+    /// The etcd lease by which an instance lives, where that has this length; not a hold's.
+    pub(super) fn kept(&self, key: &InstanceKey, ttl: Duration) -> Option<i64> {
+        let copy = self.copy.lock();
+        let lease = copy.leases.get(key)?;
+        let alive = lease.alive.filter(|alive| !alive.held)?;
+        (lease.granted?.ttl == ttl).then_some(alive.lease)
+    }
+
     /// Notes that a lease was renewed: it lives at least for its full length from when the beat was sent.
     pub(super) fn renewed(&self, key: &InstanceKey, lease: i64, sent: Instant) {
         let mut copy = self.copy.lock();
@@ -208,6 +216,7 @@ mod tests {
         mirror.apply(1, [(a.clone(), granted(3)), (a.clone(), alive(7, false))]);
         assert_eq!(mirror.beaten(&a, 3), Some(7));
         assert_eq!((mirror.beaten(&a, 2), mirror.beaten(&key("users/b"), 3)), (None, None));
+        assert_eq!((mirror.kept(&a, TTL), mirror.kept(&a, TTL * 2)), (Some(7), None), "by its length");
         let now = Instant::now();
         mirror.renewed(&a, 6, now);
         assert_eq!(mirror.remaining(&a, 7, now), Duration::ZERO, "another lease's beat");
@@ -215,6 +224,7 @@ mod tests {
         mirror.replace(2, [(a.clone(), granted(3)), (a.clone(), alive(7, false))]);
         assert_eq!(mirror.remaining(&a, 7, now), TTL, "reading it again forgets no beat");
         mirror.apply(3, [(a.clone(), alive(9, true))]);
+        assert_eq!(mirror.kept(&a, TTL), None, "nor is it kept");
         assert_eq!(mirror.beaten(&a, 3), None, "a hold's lease is replaced, not renewed");
         assert_eq!(mirror.remaining(&a, 9, now), Duration::ZERO);
     }
