@@ -10,6 +10,7 @@ mod answer;
 pub mod balance;
 pub mod config;
 mod forward;
+mod gather;
 mod headers;
 mod http1;
 mod listener;

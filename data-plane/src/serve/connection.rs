@@ -27,7 +27,9 @@ use super::{
     handshake::{self, Greeting, Shaken},
     worker::Admitted,
 };
-use crate::{answer, forward, socket::ClientSocket, stream::ClientStream, tls::Refusal, upgrade};
+use crate::{
+    answer, forward, gather::Gather, socket::ClientSocket, stream::ClientStream, tls::Refusal, upgrade,
+};
 
 /// How an HTTP/2 connection begins.
 const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
@@ -225,22 +227,24 @@ async fn end_expired(worker: &Worker, client: &ClientConnection, mut socket: Cli
 
 async fn serve_http2(worker: &Rc<Worker>, client: &Rc<ClientConnection>, stream: ClientStream) {
     client.set_multiplexed();
-    let service = service_fn(|request| forward::handle(Rc::clone(worker), Rc::clone(client), request));
-    let mut connection = worker.protocols.http2.serve_connection(stream, service);
+    let stream = Gather::new(stream);
+    // Boxed, because each becomes a task, and is moved about until it is one.
+    let service =
+        service_fn(|request| Box::pin(forward::handle(Rc::clone(worker), Rc::clone(client), request)));
+    let mut connection = worker.protocols.http2.serve_connection(stream.clone(), service);
     let mut told = false;
-    // What went wrong with a connection is the client's to know; each stream was told.
-    let _ = poll_fn(|context| {
+    poll_fn(|context| {
         client.register(context.waker());
-        if let Poll::Ready(ended) = Pin::new(&mut connection).poll(context) {
-            return Poll::Ready(ended);
-        }
+        let mut ended = Pin::new(&mut connection).poll(context).is_ready();
         let is_over = (worker.is_winding_down() || client.is_retiring()) && client.is_used();
-        if !told && (client.expired().is_some() || is_over) {
+        if !ended && !told && (client.expired().is_some() || is_over) {
             told = true;
             Pin::new(&mut connection).graceful_shutdown();
-            return Pin::new(&mut connection).poll(context);
+            ended = Pin::new(&mut connection).poll(context).is_ready();
         }
-        Poll::Pending
+        // What went wrong with a connection is the client's to know; each stream was told.
+        let failed = matches!(stream.poll_write_out(context), Poll::Ready(Err(_)));
+        if ended || failed { Poll::Ready(()) } else { Poll::Pending }
     })
     .await;
 }
