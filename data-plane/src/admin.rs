@@ -42,7 +42,10 @@ use self::{
     explain::LARGEST_PREVIEW,
     views::{ListenersBody, StatusBody, TableBody},
 };
-use crate::{answer::Answer, metrics::Metrics, serve::Listening, subscription::Status, table::SharedTable};
+use crate::{
+    answer::Answer, health::Census, metrics::Metrics, serve::Listening, subscription::Status,
+    table::SharedTable,
+};
 
 /// What the admin port shows.
 #[derive(Clone, Debug)]
@@ -133,6 +136,10 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         control.services.set(gauge(table.services().count()));
         control.instances.set(gauge(table.services().map(|service| service.members().len()).sum()));
         control.routes.set(gauge(table.routes().count()));
+        let census = Census::of(&table);
+        control.endpoints_ejected.set(gauge(census.ejected));
+        control.endpoints_ill.set(gauge(census.ill));
+        control.services_panicking.set(gauge(census.panicking));
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render()).into_response()
 }

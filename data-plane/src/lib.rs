@@ -12,6 +12,7 @@ pub mod config;
 mod forward;
 mod gather;
 mod headers;
+pub mod health;
 mod http1;
 mod listener;
 pub mod metrics;

@@ -21,7 +21,7 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge, Registry};
 use waypost_proto::reason::Reason;
 
-use crate::tls::Refusal;
+use crate::{health::Cause, tls::Refusal};
 
 /// The upper bounds of the duration histogram's buckets, in microseconds: OpenTelemetry's for
 /// `http.server.request.duration`, with finer ones below.
@@ -96,6 +96,10 @@ pub struct Worker {
     retries: Count,
     retries_refused: Count,
     mirrored: [Count; Mirrored::ALL.len()],
+    ejections: [Count; Cause::ALL.len()],
+    checks_passed: Count,
+    checks_failed: Count,
+    checks_late: Count,
     bytes_received: Count,
     bytes_sent: Count,
 }
@@ -180,6 +184,21 @@ impl Worker {
         self.mirrored[outcome as usize].add(1);
     }
 
+    /// An endpoint was ejected.
+    pub(crate) fn ejected(&self, why: Cause) {
+        self.ejections[why as usize].add(1);
+    }
+
+    /// A health check has ended.
+    pub(crate) fn checked(&self, passed: bool) {
+        if passed { self.checks_passed.add(1) } else { self.checks_failed.add(1) }
+    }
+
+    /// A health check began later than it should, as too many were due.
+    pub(crate) fn check_late(&self) {
+        self.checks_late.add(1);
+    }
+
     /// Bytes of request bodies came from clients.
     pub fn received(&self, bytes: u64) {
         self.bytes_received.add(bytes);
@@ -219,6 +238,12 @@ pub struct Control {
     pub ports_failed: IntGauge,
     /// Entries of listeners and their material that cannot be used.
     pub edge_problems: IntGauge,
+    /// Endpoints that are passed over for how they answer.
+    pub endpoints_ejected: IntGauge,
+    /// Endpoints that are passed over as checks say that they are ill.
+    pub endpoints_ill: IntGauge,
+    /// Services of which so few endpoints are well that all take requests.
+    pub services_panicking: IntGauge,
     /// Full snapshots applied.
     pub snapshots: IntCounter,
     /// Deltas applied.
@@ -261,6 +286,18 @@ impl Control {
             edge_problems: gauge(
                 "waypost_listener_problems",
                 "Listeners, certificates, authorities and TLS policies that cannot be used.",
+            ),
+            endpoints_ejected: gauge(
+                "waypost_endpoints_ejected",
+                "Endpoints that are passed over for how they answer.",
+            ),
+            endpoints_ill: gauge(
+                "waypost_endpoints_ill",
+                "Endpoints that are passed over as their health checks fail.",
+            ),
+            services_panicking: gauge(
+                "waypost_services_panicking",
+                "Services of which so few endpoints are well that all take requests.",
             ),
             snapshots: counter("waypost_snapshots_applied_total", "Full snapshots applied."),
             deltas: counter("waypost_deltas_applied_total", "Deltas applied."),

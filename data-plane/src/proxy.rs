@@ -29,6 +29,7 @@ use waypost_sdk::control_planes::ControlPlanes;
 use crate::{
     admin::{self, Admin},
     config::Config,
+    health,
     metrics::Metrics,
     serve::{self, Running, ShutdownReport},
     state_dir::{Loaded, Saved, StateDir, StateDirError, saver},
@@ -124,6 +125,7 @@ impl Proxy {
         if let Some(dir) = state_dir {
             tasks.spawn(saver::run(dir, latest, Arc::clone(&status), Arc::clone(&metrics), stop.clone()));
         }
+        tasks.spawn(health::run(table.clone(), metrics.worker(), stop.clone()));
         let admin = Admin {
             proxy_id: proxy_id.into(),
             table: table.clone(),

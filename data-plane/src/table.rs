@@ -44,11 +44,15 @@ pub use self::{
     traffic::Traffic,
     update::{Compiler, Source},
 };
+pub(crate) use self::{
+    cooldown::{Backoff, Lengths},
+    edge::TlsSite,
+    services::Refusal,
+};
 use self::{
     declared::{Backend, BackendRef, Declared, Listener, RequestView},
     routes::{RouteTarget, Routes},
 };
-pub(crate) use self::{edge::TlsSite, services::Refusal};
 use crate::{balance::Policy, rule::Rule};
 
 /// All that requests are routed by at one revision. A clone is cheap and shares everything.

@@ -60,14 +60,18 @@ struct ServiceBody {
     service: String,
     /// Who chooses among its instances.
     balancer: &'static str,
+    /// Whether so few of its instances are well that those that are not take requests too.
+    panic: bool,
     endpoints: Vec<EndpointBody>,
 }
 
 impl ServiceBody {
     fn of(table: &Table, service: &ServiceTable) -> Self {
-        let endpoints = service.members().iter().map(|member| EndpointBody::of(table, member)).collect();
+        let endpoints =
+            service.members().iter().map(|member| EndpointBody::of(table, service, member)).collect();
         let balancer = service.endpoints().balancer().name();
-        Self { service: service.key().to_string(), balancer, endpoints }
+        let panic = service.endpoints().panics();
+        Self { service: service.key().to_string(), balancer, panic, endpoints }
     }
 }
 
@@ -90,10 +94,13 @@ struct EndpointBody {
     in_flight: u64,
     draining: bool,
     cooling_down_ms: u128,
+    /// How it is and why, where a policy says who is passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    health: Option<String>,
 }
 
 impl EndpointBody {
-    fn of(table: &Table, member: &Member) -> Self {
+    fn of(table: &Table, service: &ServiceTable, member: &Member) -> Self {
         let Member { endpoint, state } = member;
         Self {
             id: endpoint.key.id().to_owned(),
@@ -110,6 +117,7 @@ impl EndpointBody {
             in_flight: state.in_flight(),
             draining: state.is_draining(),
             cooling_down_ms: state.cooling_down().as_millis(),
+            health: service.health_of(state),
         }
     }
 }

@@ -16,6 +16,7 @@ use super::{
     draft::Draft,
     measure::{Measure, is_failure},
     retry::Failure,
+    watch::Watch,
 };
 use crate::{
     answer::Answer,
@@ -138,6 +139,7 @@ impl<'a> Attempts<'a> {
             };
             let (in_flight, fresh) = self.pick(target)?;
             let measure = Measure::begin(target, &in_flight);
+            let watch = Watch::begin(target);
             if self.made > 0 {
                 self.worker.metrics.retried();
             }
@@ -158,6 +160,7 @@ impl<'a> Attempts<'a> {
                 Ok(answered) => {
                     measure.answered(answered.status(), answered.headers());
                     target.service.report(admitted, || is_failure(answered.status(), answered.headers()));
+                    watch.answered(&answered, &self.worker.metrics);
                     answered.in_flight().endpoint().report_success();
                     match self.refuse(answered, retry.filter(|_| !last), draft) {
                         Ok(answered) => return Some(Ok(answered)),
@@ -169,6 +172,7 @@ impl<'a> Attempts<'a> {
                     if failed.failure.is_the_servers(failed.reused) {
                         target.service.report(admitted, || true);
                     }
+                    watch.failed(&failed.endpoint, &failed.failure, failed.reused, &self.worker.metrics);
                     failed
                 }
             };
@@ -254,7 +258,8 @@ impl<'a> Attempts<'a> {
     }
 
     fn pick(&mut self, target: &Target<'_>) -> Option<(InFlight, bool)> {
-        if let Some(begun) = self.preferred.take().and_then(|preferred| preferred.begin()) {
+        let preferred = self.preferred.take().filter(|preferred| target.endpoints.admits(preferred));
+        if let Some(begun) = preferred.and_then(|preferred| preferred.begin()) {
             return Some((begun, false));
         }
         let picked = target.endpoints.pick_by(self.key, &self.tried, &mut self.worker.rng.borrow_mut());

@@ -25,6 +25,7 @@ mod measure;
 mod mirror;
 mod request_body;
 mod retry;
+mod watch;
 mod websocket;
 
 use std::{convert::Infallible, rc::Rc};

@@ -9,7 +9,7 @@ use prometheus::{
 use waypost_proto::reason::Reason;
 
 use super::{BOUNDS_US, Count, Mirrored, Worker};
-use crate::tls::Refusal;
+use crate::{health::Cause, tls::Refusal};
 
 /// The text of all families: those given, and the workers'.
 pub(super) fn render(workers: &[Arc<Worker>], mut families: Vec<MetricFamily>) -> String {
@@ -76,6 +76,13 @@ impl Sums<'_> {
                 |worker| &worker.retries_refused,
             ),
             self.mirrored(),
+            self.ejections(),
+            self.checks(),
+            self.counter(
+                "waypost_health_checks_late_total",
+                "Health checks that began an interval too late or more, as too many were due.",
+                |worker| &worker.checks_late,
+            ),
         ]
     }
 
@@ -136,6 +143,27 @@ impl Sums<'_> {
         });
         let help = "Copies of requests for mirrors, by what became of them.";
         family("waypost_mirrored_requests_total", help, MetricType::COUNTER, metrics.collect())
+    }
+
+    fn checks(&self) -> MetricFamily {
+        let metrics = [("passed", true), ("failed", false)].map(|(name, passed)| {
+            let metric = Metric::from_label(vec![label("result", name)]);
+            let count = |worker: &Worker| {
+                if passed { worker.checks_passed.get() } else { worker.checks_failed.get() }
+            };
+            counted(metric, self.workers.iter().map(|worker| count(worker)).fold(0, u64::wrapping_add))
+        });
+        let help = "Health checks of endpoints, by result.";
+        family("waypost_health_checks_total", help, MetricType::COUNTER, metrics.into())
+    }
+
+    fn ejections(&self) -> MetricFamily {
+        let metrics = Cause::ALL.into_iter().map(|cause| {
+            let metric = Metric::from_label(vec![label("cause", cause.name())]);
+            counted(metric, self.sum(|worker| &worker.ejections[cause as usize]))
+        });
+        let help = "Times that an endpoint was ejected for how it answers, by cause.";
+        family("waypost_ejections_total", help, MetricType::COUNTER, metrics.collect())
     }
 }
 

@@ -52,7 +52,7 @@ impl ConnectError {
 }
 
 /// Connects, for HTTP/2 or HTTP/1.1.
-pub(super) async fn connect(
+pub(crate) async fn connect(
     address: &Address,
     tls: Option<&BackendTls>,
     http2: bool,

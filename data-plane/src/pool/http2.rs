@@ -104,7 +104,7 @@ impl Dialler {
 
     async fn dial(&self, endpoint: &EndpointState, limit: Duration) -> Result<Http2, ConnectError> {
         let tls = endpoint.tls().map(|tls| &**tls);
-        let stream = connect::connect(endpoint.address(), tls, true, limit).await?;
+        let stream = connect(endpoint.address(), tls, true, limit).await?;
         let begun = timeout(limit, self.builder.handshake(TokioIo::new(stream))).await;
         let (sender, connection) =
             begun.map_err(|_| ConnectError::Timeout(limit))?.map_err(ConnectError::Handshake)?;

@@ -20,7 +20,7 @@ use std::{
 };
 
 pub(crate) use self::{
-    connect::ConnectError,
+    connect::{ConnectError, connect},
     http1::Http1,
     http2::{SendError, StreamPermit},
 };
@@ -90,7 +90,7 @@ impl Pools {
     /// A new connection, whatever is idle.
     pub(crate) async fn connect_http1(&self, endpoint: &EndpointState) -> Result<Box<Http1>, ConnectError> {
         let tls = endpoint.tls().map(|tls| &**tls);
-        let stream = connect::connect(endpoint.address(), tls, false, self.connect_timeout).await?;
+        let stream = connect(endpoint.address(), tls, false, self.connect_timeout).await?;
         Ok(Box::new(Http1 { connection: Connection::new(stream, self.most_head), keep_alive: None }))
     }
 

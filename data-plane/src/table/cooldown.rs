@@ -1,4 +1,4 @@
-//! How long an endpoint is skipped after it failed: 1 s, doubling with each further failure up to 30 s.
+//! How long an endpoint is skipped after it failed: a first length, doubling with each further failure up to a longest.
 //!
 //! ```text
 //!          failed                 time passes, claimed by one request
@@ -11,6 +11,9 @@
 //! Failures while it cools down do not lengthen it: they are of requests that began before. One request
 //! alone probes; where it never reports, another may after a second. All of it is one atomic word.
 //!
+//! [`Backoff`] is the machine, without the word. [`Cooldown`] is what follows failures to connect: 1 s, up to 30 s. The
+//! machine's other user is [`crate::health`], with lengths that a policy declares.
+//!
 //! Deliberately absent: the clock. Times are milliseconds of a steady clock, never 0.
 
 use std::{
@@ -18,50 +21,110 @@ use std::{
     time::Duration,
 };
 
-const FIRST_MS: u64 = 1_000;
-const LONGEST_MS: u64 = 30_000;
+/// How long a probe may take to report before another one may go.
 const PROBE_MS: u64 = 1_000;
 
-/// The word: when it is over (ms) << 8 | probing << 7 | failures; 0 where nothing failed.
-#[derive(Debug, Default)]
-pub(super) struct Cooldown(AtomicU64);
+/// How long it lasts, in milliseconds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Lengths {
+    /// After the first failure.
+    pub(crate) first: u64,
+    /// At most, however many follow.
+    pub(crate) longest: u64,
+}
+
+/// After failures to connect.
+const CONNECT: Lengths = Lengths { first: 1_000, longest: 30_000 };
+
+/// The machine, as 56 bits: when it is over (ms) << 8 | probing << 7 | failures; 0 where nothing failed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Backoff(u64);
 
 const PROBING: u64 = 1 << 7;
 const FAILURES: u64 = PROBING - 1;
 
-fn word(due: u64, probing: bool, failures: u64) -> u64 {
-    due << 8 | if probing { PROBING } else { 0 } | failures.min(FAILURES)
+impl Backoff {
+    pub(crate) fn of(bits: u64) -> Self {
+        Self(bits)
+    }
+
+    pub(crate) fn bits(self) -> u64 {
+        self.0
+    }
+
+    /// After this many failures, the last of which is over at `due`.
+    pub(crate) fn remembering(due: u64, failures: u64) -> Self {
+        Self(due << 8 | failures.min(FAILURES))
+    }
+
+    /// When it is over, or a probe has had its time; 0 where nothing failed.
+    pub(crate) fn due(self) -> u64 {
+        self.0 >> 8
+    }
+
+    pub(crate) fn failures(self) -> u64 {
+        self.0 & FAILURES
+    }
+
+    pub(crate) fn is_probing(self) -> bool {
+        self.0 & PROBING != 0
+    }
+
+    /// Whether a request may go. The clock is asked only after a failure.
+    pub(crate) fn is_over(self, now: impl Fn() -> u64) -> bool {
+        self.0 == 0 || self.due() <= now()
+    }
+
+    /// The state in which one request probes.
+    pub(crate) fn probed(self, now: u64) -> Self {
+        Self((now + PROBE_MS) << 8 | PROBING | self.failures())
+    }
+
+    /// The state after one more failure; `None` where that changes nothing.
+    pub(crate) fn failed(self, now: u64, lengths: Lengths) -> Option<Self> {
+        let lasts = self.0 != 0 && !self.is_probing() && self.due() > now;
+        (!lasts).then(|| {
+            let doubled = |failures: u64| lengths.first.saturating_mul(1 << (failures - 1).min(32));
+            let before = self.failures();
+            // Failures beyond the longest time say nothing more, and would have to be forgotten one by one.
+            let failures = if before > 0 && doubled(before) >= lengths.longest { before } else { before + 1 };
+            Self::remembering(now + doubled(failures).min(lengths.longest), failures)
+        })
+    }
 }
 
+/// What follows failures to connect.
+#[derive(Debug, Default)]
+pub(super) struct Cooldown(AtomicU64);
+
 impl Cooldown {
+    fn held(&self) -> Backoff {
+        Backoff::of(self.0.load(Ordering::Relaxed))
+    }
+
     /// Whether a request may go to the endpoint. The clock is asked only after a failure.
     pub(super) fn is_over(&self, now: impl Fn() -> u64) -> bool {
-        let held = self.0.load(Ordering::Relaxed);
-        held == 0 || held >> 8 <= now()
+        self.held().is_over(now)
     }
 
     /// Claims the right to send a request: always granted where nothing failed, to one request where a
     /// cooldown is over, and to none while it lasts.
     pub(super) fn claim(&self, now: impl Fn() -> u64) -> bool {
-        let held = self.0.load(Ordering::Relaxed);
-        if held == 0 {
+        let held = self.held();
+        if held == Backoff::default() {
             return true;
         }
         let now = now();
-        let probe = word(now + PROBE_MS, true, held & FAILURES);
-        held >> 8 <= now && self.0.compare_exchange(held, probe, Ordering::Relaxed, Ordering::Relaxed).is_ok()
+        let (before, probe) = (held.bits(), held.probed(now).bits());
+        held.is_over(|| now)
+            && self.0.compare_exchange(before, probe, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
     /// Takes note of a failure.
     pub(super) fn failed(&self, now: u64) {
         // An update that another thread made meanwhile says the same as this one would.
         let _ = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |held| {
-            let lasts = held != 0 && held & PROBING == 0 && held >> 8 > now;
-            (!lasts).then(|| {
-                let failures = (held & FAILURES) + 1;
-                let length = LONGEST_MS.min(FIRST_MS << (failures - 1).min(8));
-                word(now + length, false, failures)
-            })
+            Backoff::of(held).failed(now, CONNECT).map(Backoff::bits)
         });
     }
 
@@ -74,7 +137,7 @@ impl Cooldown {
 
     /// When it is over; 0 where nothing failed.
     pub(super) fn due(&self) -> u64 {
-        self.0.load(Ordering::Relaxed) >> 8
+        self.held().due()
     }
 
     /// How long it still lasts.

@@ -14,6 +14,9 @@
 //!
 //! Deliberately absent: which endpoint is chosen (see [`crate::balance`]) and connections.
 
+mod health;
+mod in_flight;
+
 use std::{
     fmt,
     sync::{
@@ -32,6 +35,8 @@ use waypost_proto::{
     name::InstanceKey,
 };
 
+use self::health::Care;
+pub use self::in_flight::InFlight;
 use super::{
     cooldown::Cooldown,
     latency::{Latency, Outcome},
@@ -39,6 +44,7 @@ use super::{
 };
 use crate::{
     balance::{Balancer, Candidates, Weights},
+    health::Conduct,
     tls::BackendTls,
 };
 
@@ -66,7 +72,12 @@ struct Hot {
     cooldown: Cooldown,
     /// Written only where the set's policy needs it.
     latency: Latency,
+    /// Looked at only where the service's policy asks for it.
+    conduct: Conduct,
 }
+
+// A second line would be fetched for every request.
+const _: () = assert!(size_of::<Hot>() == 64);
 
 /// One process that answers requests, and what is known of it here.
 pub struct EndpointState {
@@ -80,6 +91,8 @@ pub struct EndpointState {
     reporter: Arc<Notify>,
     /// The retired state of the same address, while requests are in flight to it. Not for the request path.
     predecessor: Mutex<Option<Arc<EndpointState>>>,
+    /// Why checks say that it is ill. Not for the request path.
+    illness: Mutex<Option<Arc<str>>>,
 }
 
 /// One more that has begun.
@@ -109,8 +122,13 @@ impl EndpointState {
         predecessor: Option<Arc<EndpointState>>,
     ) -> Arc<Self> {
         let since = predecessor.as_ref().map(|before| before.since.clone()).unwrap_or_default();
-        let (hot, id, predecessor) = (Hot::default(), EndpointId::next(), Mutex::new(predecessor));
-        Arc::new(Self { hot, id, declared, tls, since, reporter, predecessor })
+        // The same lease is the same process: it is as well as it was.
+        let before = predecessor.as_ref().filter(|before| before.epoch() == declared.epoch);
+        let conduct = before.map(|before| Conduct::continued(&before.hot.conduct)).unwrap_or_default();
+        let illness = Mutex::new(before.and_then(|before| before.illness()));
+        let hot = Hot { conduct, ..Hot::default() };
+        let (id, predecessor) = (EndpointId::next(), Mutex::new(predecessor));
+        Arc::new(Self { hot, id, declared, tls, since, reporter, predecessor, illness })
     }
 
     /// The state after an endpoint was declared anew. It is the same one where only `state` or labels that
@@ -210,7 +228,7 @@ impl EndpointState {
     /// Begins a request: counts it in, unless the endpoint drains. Dropping the value ends it.
     pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
         self.hot.requests.fetch_add(BEGUN | 1, Ordering::SeqCst);
-        let begun = InFlight { endpoint: Arc::clone(self) };
+        let begun = InFlight::counted(Arc::clone(self));
         // Dropping `begun` counts out again and wakes the reporter, which may have seen the count.
         (!self.is_draining()).then_some(begun)
     }
@@ -285,28 +303,6 @@ pub(super) fn now() -> u64 {
     u64::try_from(elapsed().as_millis()).unwrap_or(u64::MAX)
 }
 
-/// A request that has begun and counts as in flight until this is dropped.
-#[derive(Debug)]
-pub struct InFlight {
-    endpoint: Arc<EndpointState>,
-}
-
-impl InFlight {
-    /// Where it goes.
-    pub fn endpoint(&self) -> &Arc<EndpointState> {
-        &self.endpoint
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.endpoint.hot.requests.fetch_sub(1, Ordering::SeqCst);
-        if self.endpoint.is_draining() {
-            self.endpoint.reporter.notify_one();
-        }
-    }
-}
-
 /// The endpoints of a service, or of some of its versions, that take traffic; with the balancer's state.
 #[derive(Debug)]
 pub struct EndpointSet {
@@ -315,6 +311,7 @@ pub struct EndpointSet {
     balancer: Box<dyn Balancer>,
     /// Whether the balancer asks how long answers take.
     measures_latency: bool,
+    care: Care,
 }
 
 impl EndpointSet {
@@ -325,7 +322,7 @@ impl EndpointSet {
         let weights = Weights::of(members.iter().map(|member| member.weight()));
         balancer.prepare(&members);
         let measures_latency = balancer.needs_latency();
-        Self { members, weights, balancer, measures_latency }
+        Self { members, weights, balancer, measures_latency, care: Care::none() }
     }
 
     /// Whether answers' times are to be [reported](EndpointState::report_latency).
@@ -350,6 +347,7 @@ impl EndpointSet {
 
     /// Picks an endpoint that is not in `tried` and begins a request to it.
     ///
+    /// Endpoints that are ejected or ill are passed over, unless too few are well.
     /// Endpoints that cool down after failures come last: where no other is left, the one that is due
     /// soonest. `None` means that all are tried or drain. A request that holds an older table should then
     /// look at the current one before it gives up: the endpoints that replace those may be there.
@@ -375,10 +373,14 @@ impl EndpointSet {
             return None;
         }
         let open = |member: &EndpointState| !member.is_draining() && !tried.contains(&member.id());
-        let usable = |at: usize| open(&self.members[at]) && self.members[at].hot.cooldown.is_over(&now);
+        let guard = self.guard(&now);
+        let usable = |at: usize| {
+            let member = &self.members[at];
+            open(member) && member.hot.cooldown.is_over(&now) && guard.lets(member)
+        };
         let begin = |at: usize| {
             let member = &self.members[at];
-            member.hot.cooldown.claim(&now).then(|| member.begin()).flatten()
+            (member.hot.cooldown.claim(&now) && guard.claim(member)).then(|| member.begin()).flatten()
         };
         let among = Candidates::new(&self.members, &self.weights, &usable, key, &now);
         for _ in 0..DRAWS {
@@ -398,8 +400,9 @@ impl EndpointSet {
         }
         self.members
             .iter()
-            .filter(|member| open(member))
+            .filter(|member| open(member) && guard.lets(member))
             .min_by_key(|member| member.hot.cooldown.due())
+            .filter(|member| guard.claim(member))
             .and_then(EndpointState::begin)
     }
 }

@@ -11,7 +11,10 @@ use super::{
     endpoints::{EndpointSet, EndpointState, now},
     traffic::Traffic,
 };
-use crate::balance::{Balancer, Policy};
+use crate::{
+    balance::{Balancer, Policy},
+    health::{Heed, described},
+};
 
 /// An instance of a service, as it is declared, with its state here.
 #[derive(Clone, Debug)]
@@ -94,8 +97,11 @@ impl ServiceTable {
     /// Has it be treated in another way. Balancers begin anew only where another policy was declared.
     pub(super) fn treat(&mut self, traffic: Option<Arc<Traffic>>, own: &Policy) {
         let alike = Traffic::balances_alike(self.traffic.as_deref(), traffic.as_deref());
+        let heeded = Traffic::heeded(self.traffic.as_deref());
         self.traffic = traffic;
-        if !alike {
+        if alike && heeded != Traffic::heeded(self.traffic.as_deref()) {
+            self.refresh();
+        } else if !alike {
             let policy = self.traffic.as_ref().map_or(own, |traffic| &traffic.policy).clone();
             self.rebuild(|_| policy());
         }
@@ -194,7 +200,17 @@ impl ServiceTable {
                 && (versions.is_empty() || versions.contains(&endpoint.version))
                 && (tags.is_empty() || endpoint.tags.iter().any(|tag| tags.contains(tag)))
         });
+        let (heed, panic_below_percent) = Traffic::heeded(self.traffic.as_deref());
         EndpointSet::new(selected.map(|member| Arc::clone(&member.state)).collect(), balancer)
+            .heeding(heed, panic_below_percent)
+    }
+
+    /// How an endpoint is and why, in words, where a policy says who is passed over.
+    pub fn health_of(&self, endpoint: &EndpointState) -> Option<String> {
+        let health = &self.traffic.as_ref()?.health;
+        let heed = health.heed();
+        (heed != Heed::default())
+            .then(|| described(endpoint.standing(heed), health, endpoint.illness().as_deref()))
     }
 
     /// Takes note of somebody who needs a subset.

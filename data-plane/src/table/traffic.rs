@@ -15,6 +15,7 @@ use waypost_proto::{
 use super::{breaker::Trip, budget::RetryAllowance};
 use crate::{
     balance::{KeySource, Own, Policy, key_source},
+    health::{DEFAULT_PANIC_PERCENT, HealthRules, Heed},
     rule::{Limits, Retry},
 };
 
@@ -39,6 +40,8 @@ pub struct Traffic {
     pub(super) trip: Option<Trip>,
     /// How many may be under way at once; none: any number.
     pub(super) most_requests: Option<u64>,
+    /// Who of its endpoints is passed over.
+    pub(crate) health: HealthRules,
 }
 
 impl Traffic {
@@ -54,6 +57,7 @@ impl Traffic {
             retry: entry.retry.as_ref().and_then(Retry::of_service),
             limits: entry.timeouts.as_ref().map(Limits::of_service).unwrap_or_default(),
             trip: breaker.and_then(Trip::of),
+            health: HealthRules::of(entry),
             most_requests: breaker.map(|breaker| breaker.max_requests.into()).filter(|most| *most > 0),
         }
     }
@@ -63,6 +67,14 @@ impl Traffic {
         let declared =
             |traffic: Option<&Self>| traffic.and_then(|traffic| traffic.entry.load_balancer.clone());
         declared(one) == declared(other)
+    }
+
+    /// What endpoints are passed over for, and the share of 100 that must be well for it.
+    pub(super) fn heeded(traffic: Option<&Self>) -> (Heed, u32) {
+        let health = traffic.map(|traffic| &traffic.health);
+        health.map_or((Heed::default(), DEFAULT_PANIC_PERCENT), |health| {
+            (health.heed(), health.panic_below_percent)
+        })
     }
 }
 

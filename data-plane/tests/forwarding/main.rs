@@ -9,6 +9,7 @@ mod basics;
 mod bodies;
 mod declared;
 mod grpc_web;
+mod health;
 mod http2;
 mod limits;
 mod listeners;

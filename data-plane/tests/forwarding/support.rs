@@ -16,6 +16,7 @@ use tokio::{
     sync::Notify,
     time::timeout,
 };
+use tokio_util::sync::{CancellationToken, DropGuard};
 use waypost_proto::{
     instance::{Endpoint, Protocol},
     name::{InstanceKey, ServiceKey},
@@ -25,6 +26,7 @@ use waypost_proto::{
 };
 use waypost_proxy::{
     balance::PolicyName,
+    health,
     metrics::Metrics,
     serve::{self, Listening, Running, ServeConfig, ShutdownReport},
     table::{Compiler, EndpointState, SharedTable, Source, Table},
@@ -56,6 +58,7 @@ pub(crate) struct Proxy {
     shared: SharedTable,
     compiler: Compiler,
     snapshot: Snapshot,
+    _health: DropGuard,
 }
 
 impl Proxy {
@@ -69,7 +72,10 @@ impl Proxy {
             Compiler::new(shared.clone(), PolicyName::RoundRobin.policy(), Arc::new(Notify::new()));
         let address = running.addr();
         compiler.listen_on(address.port());
-        Self { running: Some(running), address, metrics, shared, compiler, snapshot: Snapshot::empty("test") }
+        let stop = CancellationToken::new();
+        tokio::spawn(health::run(shared.clone(), metrics.worker(), stop.clone()));
+        let (snapshot, _health) = (Snapshot::empty("test"), stop.drop_guard());
+        Self { running: Some(running), address, metrics, shared, compiler, snapshot, _health }
     }
 
     /// A proxy that routes `/api` to `instances` of one service, `api`, the prefix stripped.

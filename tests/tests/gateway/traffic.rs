@@ -1,9 +1,12 @@
 //! BackendTrafficPolicy, a policy of Waypost's own (attached directly, GEP-713): how a service's requests are shared,
 //! tried again and limited.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
-use waypost_tests::gateway::{Ask, Scene, http_route, resource};
+use waypost_tests::{
+    gateway::{Ask, Scene, http_route, resource},
+    wait::{eventually, holds},
+};
 
 use crate::case::{Case, case};
 
@@ -18,9 +21,17 @@ pub(super) const CASES: &[&[Case]] = &[&[
         "`timeouts.request` limits requests of automatic routes, too" timeouts),
     case!(Implementation "BackendTrafficPolicy"
         "`circuitBreaker`: a service whose requests fail is left alone: 503 circuit_open" breaker),
+    case!(Implementation "BackendTrafficPolicy"
+        "`outlierDetection`: an instance that fails in a row gets no requests, and says why" ejected),
+    case!(Implementation "BackendTrafficPolicy"
+        "`panicThreshold`: where too few instances are well, all take requests" panic),
+    case!(Implementation "BackendTrafficPolicy"
+        "`healthCheck`: an instance that fails its checks gets no requests until it passes them" checked),
     case!(Implementation "BackendTrafficPolicy" "without the policy all is as it was" removed),
     case!(Implementation "BackendTrafficPolicy" "what proxies do not do yet is refused" later),
 ]];
+
+const SOON: Duration = Duration::from_secs(20);
 
 fn policy(service: &str, spec: &str) -> String {
     let targets = format!("targetRefs: [{{group: '', kind: Service, name: {service}}}]");
@@ -88,6 +99,50 @@ async fn breaker(scene: &Scene) {
     assert_eq!(scene.service("one").remembered("breaker").len(), 3);
 }
 
+const EJECTS: &str = "outlierDetection: {consecutiveErrors: 3, baseEjectionTime: 1h, maxEjectionTime: 1h}";
+
+async fn ejected(scene: &Scene) {
+    scene.apply(&(shop("") + &policy("one", &format!("{EJECTS}\npanicThreshold: 0")))).await;
+    for _ in 0..3 {
+        assert_eq!(scene.send(&flaky("ejected", 9)).await.status, 503);
+    }
+    assert_eq!(scene.who("a.example", "/").await, "503 no_healthy_instance");
+    assert_eq!(scene.service("one").remembered("ejected").len(), 3);
+    let table = scene.admin("/table").await.text();
+    assert!(table.contains("ejected: 3 errors in a row, for another"), "{table}");
+}
+
+async fn panic(scene: &Scene) {
+    scene.apply(&(shop("") + &policy("one", EJECTS))).await;
+    for _ in 0..4 {
+        assert_eq!(scene.send(&flaky("panic", 4)).await.status, 503);
+    }
+    assert_eq!(scene.who("a.example", "/").await, "one");
+    let metrics = scene.admin("/metrics").await.text();
+    assert!(metrics.contains("waypost_services_panicking 1"), "{metrics}");
+}
+
+async fn checked(scene: &Scene) {
+    let checks = |path: &str| {
+        let check =
+            format!("healthCheck: {{http: {{path: \"{path}\"}}, interval: 10ms, unhealthyThreshold: 1}}");
+        shop("") + &policy("one", &format!("{check}\npanicThreshold: 0"))
+    };
+    scene.apply(&checks("/status?code=503")).await;
+    let becomes = async |wanted: &str| {
+        eventually("its checks count", SOON, async || {
+            let who = scene.who("a.example", "/").await;
+            holds(who == wanted, || who.clone())
+        })
+        .await;
+    };
+    becomes("503 no_healthy_instance").await;
+    let table = scene.admin("/table").await.text();
+    assert!(table.contains("ill: GET /status?code=503 answered 503"), "{table}");
+    scene.apply(&checks("/status?code=200")).await;
+    becomes("one").await;
+}
+
 async fn removed(scene: &Scene) {
     let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h}";
     scene.apply(&(shop("") + &policy("one", spec))).await;
@@ -100,7 +155,7 @@ async fn removed(scene: &Scene) {
 }
 
 async fn later(scene: &Scene) {
-    for field in ["hedging: {delay: 50ms}", "healthCheck: {tcp: {}}", "timeouts: {idle: 1s}"] {
+    for field in ["hedging: {delay: 50ms}", "adaptiveConcurrency: {minimum: 3}", "timeouts: {idle: 1s}"] {
         let why = scene.refused(&(shop("") + &policy("one", field))).await;
         assert!(why.contains("is not done by Waypost's proxies yet"), "{field}: {why}");
         assert!(why.contains("leave it out"), "{field}: {why}");

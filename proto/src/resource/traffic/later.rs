@@ -23,9 +23,6 @@ fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
     let breaker = policy.circuit_breaker.as_ref();
     let limits = policy.timeouts.as_ref();
     let named = [
-        ("healthCheck", policy.health_check.is_some()),
-        ("outlierDetection", policy.outlier_detection.is_some()),
-        ("panicThreshold", policy.panic_threshold.is_some()),
         ("circuitBreaker.maxConnections", breaker.is_some_and(|it| it.max_connections.is_some())),
         ("circuitBreaker.maxPendingRequests", breaker.is_some_and(|it| it.max_pending_requests.is_some())),
         ("circuitBreaker.maxRetries", breaker.is_some_and(|it| it.max_retries.is_some())),

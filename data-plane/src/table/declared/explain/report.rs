@@ -293,6 +293,9 @@ pub struct EndpointReport {
     pub latency_ms: Option<f64>,
     /// How long it is still skipped after failures, in milliseconds.
     pub cooling_down_ms: u64,
+    /// How it is and why, where a policy says who is passed over.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub health: Option<String>,
 }
 
 impl EndpointReport {
@@ -309,6 +312,7 @@ impl EndpointReport {
                 score: in_flight as f64 / f64::from(endpoint.weight.max(1)),
                 latency_ms: state.latency().map(|latency| latency.as_secs_f64() * 1e3),
                 cooling_down_ms: u64::try_from(state.cooling_down().as_millis()).unwrap_or(u64::MAX),
+                health: service.health_of(state),
             }
         };
         service.members().iter().map(report).collect()
