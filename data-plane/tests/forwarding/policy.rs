@@ -1,10 +1,7 @@
 //! What a service's policy says of retries, of time, and of how much may be sent to it.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -16,7 +13,7 @@ use waypost_proto::{
 };
 use waypost_proxy::serve::ServeConfig;
 
-use crate::support::{Instance, Proxy, Response, Wire, api};
+use crate::support::{Instance, Proxy, Response, api};
 
 const SHORT: Duration = Duration::from_millis(200);
 const LONG: Duration = Duration::from_secs(60);
@@ -36,27 +33,6 @@ fn with_policy(instances: &[&Instance], entry: TrafficEntry) -> Proxy {
     proxy
 }
 
-/// An instance that gives its answers one after the other (none: it closes), and the last one for ever; with how many
-/// requests it has seen.
-async fn answering(answers: &'static [&'static str]) -> (Instance, Arc<AtomicUsize>) {
-    let seen = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&seen);
-    let instance = Instance::start(move |mut wire: Wire, _| {
-        let counter = Arc::clone(&counter);
-        async move {
-            while wire.request().await.is_some() {
-                let at = counter.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
-                if answers[at].is_empty() {
-                    return;
-                }
-                wire.send(answers[at]).await;
-            }
-        }
-    })
-    .await;
-    (instance, seen)
-}
-
 fn told(response: &Response) -> (u16, Option<String>) {
     (response.status, response.reason())
 }
@@ -73,7 +49,7 @@ fn retry(attempts: u32, codes: &[u32]) -> TrafficRetry {
 
 #[tokio::test]
 async fn answers_with_the_codes_of_the_policy_are_tried_again() {
-    let (instance, seen) = answering(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
+    let (instance, seen) = Instance::in_turn(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
     let retries = TrafficEntry { retry: Some(retry(2, &[503])), ..TrafficEntry::default() };
     let proxy = with_policy(&[&instance], retries);
     assert_eq!(send(&proxy, GET).await.status, 200, "the one instance is asked three times");
@@ -82,7 +58,7 @@ async fn answers_with_the_codes_of_the_policy_are_tried_again() {
 
 #[tokio::test]
 async fn a_post_is_not_sent_twice_whatever_the_policy_says() {
-    let (instance, seen) = answering(&[UNAVAILABLE, OK]).await;
+    let (instance, seen) = Instance::in_turn(&[UNAVAILABLE, OK]).await;
     let retries = TrafficEntry { retry: Some(retry(2, &[503])), ..TrafficEntry::default() };
     let proxy = with_policy(&[&instance], retries);
     let post = "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
@@ -92,7 +68,7 @@ async fn a_post_is_not_sent_twice_whatever_the_policy_says() {
 
 #[tokio::test]
 async fn a_retry_storm_stays_within_the_budget() {
-    let (instance, seen) = answering(&[UNAVAILABLE]).await;
+    let (instance, seen) = Instance::in_turn(&[UNAVAILABLE]).await;
     let allowance =
         TrafficRetry { budget_percent: Some(20), budget_minimum_per_second: Some(0), ..retry(2, &[503]) };
     let proxy = with_policy(&[&instance], TrafficEntry { retry: Some(allowance), ..TrafficEntry::default() });
@@ -107,13 +83,13 @@ async fn a_retry_storm_stays_within_the_budget() {
 
 #[tokio::test]
 async fn a_budget_that_is_used_up_is_said_so() {
-    let (instance, _) = answering(&[""]).await;
+    let (instance, _) = Instance::in_turn(&[""]).await;
     let none = TrafficRetry {
         budget_percent: Some(0),
         budget_minimum_per_second: Some(0),
         ..TrafficRetry::default()
     };
-    let (other, _) = answering(&[""]).await;
+    let (other, _) = Instance::in_turn(&[""]).await;
     let proxy =
         with_policy(&[&instance, &other], TrafficEntry { retry: Some(none), ..TrafficEntry::default() });
     let answer = send(&proxy, GET).await;
@@ -143,7 +119,7 @@ async fn requests_and_tries_have_the_time_that_the_policy_gives_them() {
 #[tokio::test]
 async fn a_try_that_takes_too_long_goes_elsewhere() {
     let silent = Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} }).await;
-    let (well, _) = answering(&[OK]).await;
+    let (well, _) = Instance::in_turn(&[OK]).await;
     let limits = TrafficTimeouts { per_try: Some(wire_duration(SHORT)), ..TrafficTimeouts::default() };
     let entry =
         TrafficEntry { timeouts: Some(limits), retry: Some(retry(1, &[])), ..TrafficEntry::default() };
@@ -155,7 +131,7 @@ async fn a_try_that_takes_too_long_goes_elsewhere() {
 
 #[tokio::test]
 async fn a_tripped_breaker_comes_back_by_single_requests() {
-    let (instance, seen) = answering(&[UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, OK]).await;
+    let (instance, seen) = Instance::in_turn(&[UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, UNAVAILABLE, OK]).await;
     let breaker = CircuitBreaker {
         failure_percent: 50,
         minimum_requests: 3,

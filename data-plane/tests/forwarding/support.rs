@@ -423,6 +423,27 @@ impl Instance {
         .await
     }
 
+    /// An instance that gives its answers one after the other, on connections that it keeps, and the last one for ever;
+    /// instead of an empty one it closes. With how many requests it has seen.
+    pub(crate) async fn in_turn(answers: &'static [&'static str]) -> (Self, Arc<AtomicUsize>) {
+        let seen = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&seen);
+        let instance = Self::start(move |mut wire, _| {
+            let counter = Arc::clone(&counter);
+            async move {
+                while wire.request().await.is_some() {
+                    let at = counter.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
+                    if answers[at].is_empty() {
+                        return;
+                    }
+                    wire.send(answers[at]).await;
+                }
+            }
+        })
+        .await;
+        (instance, seen)
+    }
+
     /// How many connections it has accepted.
     pub(crate) fn accepted(&self) -> usize {
         self.accepted.load(Ordering::SeqCst)

@@ -1,10 +1,7 @@
 //! How long requests of declared routes may take, and when they are tried again.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
+    sync::atomic::Ordering,
     time::{Duration, Instant},
 };
 
@@ -18,7 +15,7 @@ use waypost_proxy::serve::ServeConfig;
 
 use crate::{
     routes::{proxy, proxy_with, rule, to},
-    support::{Instance, Proxy, Response, Wire},
+    support::{Instance, Proxy, Response},
 };
 
 const SHORT: Duration = Duration::from_millis(200);
@@ -41,23 +38,6 @@ fn retrying(attempts: u32, codes: &[u32]) -> RouteRule {
 
 async fn silent() -> Instance {
     Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} }).await
-}
-
-/// An instance that gives its answers one after the other, and the last one for ever; with how many it has given.
-async fn answering(answers: &'static [&'static str]) -> (Instance, Arc<AtomicUsize>) {
-    let given = Arc::new(AtomicUsize::new(0));
-    let counter = Arc::clone(&given);
-    let instance = Instance::start(move |mut wire: Wire, _| {
-        let counter = Arc::clone(&counter);
-        async move {
-            while wire.request().await.is_some() {
-                let at = counter.fetch_add(1, Ordering::SeqCst).min(answers.len() - 1);
-                wire.send(answers[at]).await;
-            }
-        }
-    })
-    .await;
-    (instance, given)
 }
 
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -151,7 +131,7 @@ async fn a_request_timeout_holds_for_the_answer_s_body_and_a_backend_s_does_not(
 
 #[tokio::test]
 async fn answers_with_the_codes_that_are_named_are_tried_again() {
-    let (instance, given) = answering(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
+    let (instance, given) = Instance::in_turn(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
     let proxy = proxy(&[("a", "", instance.address)], retrying(2, &[503]));
     let response = send(&proxy, "GET / HTTP/1.1\r\nhost: a\r\nx-a: 1\r\n\r\n").await;
     assert_eq!((response.text().as_str(), given.load(Ordering::SeqCst)), ("ok", 3));
@@ -178,7 +158,7 @@ async fn a_request_is_sent_again_with_the_fields_that_it_had() {
 
 #[tokio::test]
 async fn when_the_attempts_are_used_up_the_last_answer_counts() {
-    let (instance, given) = answering(&[UNAVAILABLE]).await;
+    let (instance, given) = Instance::in_turn(&[UNAVAILABLE]).await;
     for (rule, asked) in [(retrying(2, &[503]), 3), (retrying(0, &[503]), 1), (retrying(2, &[500]), 1)] {
         let proxy = proxy(&[("a", "", instance.address)], rule);
         let before = given.load(Ordering::SeqCst);
@@ -191,7 +171,8 @@ async fn when_the_attempts_are_used_up_the_last_answer_counts() {
 
 #[tokio::test]
 async fn another_instance_is_tried_where_there_is_one() {
-    let ((busy, given), (fine, _)) = (answering(&[UNAVAILABLE]).await, answering(&[OK]).await);
+    let ((busy, given), (fine, _)) =
+        (Instance::in_turn(&[UNAVAILABLE]).await, Instance::in_turn(&[OK]).await);
     let proxy = proxy(&[("a", "", busy.address), ("a", "", fine.address)], retrying(1, &[503]));
     for _ in 0..4 {
         assert_eq!(proxy.get("/").await.text(), "ok");
@@ -201,7 +182,7 @@ async fn another_instance_is_tried_where_there_is_one() {
 
 #[tokio::test]
 async fn a_post_is_not_sent_twice_whatever_the_route_says() {
-    let (instance, given) = answering(&[UNAVAILABLE, OK]).await;
+    let (instance, given) = Instance::in_turn(&[UNAVAILABLE, OK]).await;
     let proxy = proxy(&[("a", "", instance.address)], retrying(3, &[503]));
     let response = send(&proxy, "POST / HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n").await;
     assert_eq!((response.status, given.load(Ordering::SeqCst)), (503, 1));
@@ -209,7 +190,7 @@ async fn a_post_is_not_sent_twice_whatever_the_route_says() {
 
 #[tokio::test]
 async fn an_attempt_that_takes_too_long_is_tried_again_within_the_request_s_time() {
-    let (slow, fine) = (silent().await, answering(&[OK]).await.0);
+    let (slow, fine) = (silent().await, Instance::in_turn(&[OK]).await.0);
     let retry = retrying(1, &[]).retry;
     let rule = RouteRule { retry: retry.clone(), ..limited(LONG, SHORT) };
     let proxy = proxy(&[("a", "", slow.address), ("a", "", fine.address)], rule);
@@ -228,7 +209,7 @@ async fn an_attempt_that_takes_too_long_is_tried_again_within_the_request_s_time
 
 #[tokio::test]
 async fn tries_are_as_far_apart_as_the_backoff_says() {
-    let (instance, _) = answering(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
+    let (instance, _) = Instance::in_turn(&[UNAVAILABLE, UNAVAILABLE, OK]).await;
     let retry = RouteRetry { attempts: 2, codes: vec![503], backoff: Some(wire_duration(SHORT)) };
     let proxy =
         proxy(&[("a", "", instance.address)], RouteRule { retry: Some(retry), ..rule("/", to("a", 1)) });
