@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use waypost_proto::name::InstanceKey;
 
 use super::{
-    body::{AnswerSource, InstanceBody, ResponseBody},
+    body::{AnswerSource, Bounds, InstanceBody, ResponseBody},
     draft::Draft,
     retry::Failure,
     websocket,
@@ -17,6 +17,7 @@ use crate::{
     headers,
     http1::{self, Upload},
     pool::Http1,
+    rule::TimeLimit,
     serve::{RequestScope, Worker},
     socket::ServerSocket,
     table::InFlight,
@@ -28,8 +29,8 @@ pub(super) struct Answered {
     parts: Parts,
     rest: Rest,
     in_flight: InFlight,
-    /// When its body has to be through.
-    deadline: Option<Instant>,
+    /// What holds for its body, where something does.
+    bounds: Option<Box<Bounds>>,
 }
 
 /// What follows an answer's head.
@@ -40,7 +41,7 @@ enum Rest {
 
 impl Answered {
     pub(super) fn of(parts: Parts, source: AnswerSource, in_flight: InFlight) -> Self {
-        Self { parts, rest: Rest::Body(source), in_flight, deadline: None }
+        Self { parts, rest: Rest::Body(source), in_flight, bounds: None }
     }
 
     pub(super) fn status(&self) -> StatusCode {
@@ -69,7 +70,16 @@ impl Answered {
 
     /// Has its body break off at a time, if it is not through by then.
     pub(super) fn expire_at(&mut self, deadline: Instant) {
-        self.deadline = Some(deadline);
+        self.bounds().deadline = Some(deadline);
+    }
+
+    /// Has its body break off where it pauses for longer.
+    pub(super) fn pause_at_most(&mut self, limit: TimeLimit) {
+        self.bounds().idle = Some(limit);
+    }
+
+    fn bounds(&mut self) -> &mut Bounds {
+        self.bounds.get_or_insert_default()
     }
 
     /// Lets go of it, and keeps its connection where it can.
@@ -81,12 +91,13 @@ impl Answered {
 
     /// The response, whose body ends the request.
     pub(super) fn into_response(self, scope: RequestScope) -> Response<ResponseBody> {
-        let Self { parts, rest, in_flight, deadline } = self;
+        let Self { parts, rest, in_flight, bounds } = self;
         scope.set_status(parts.status);
+        if let Some(idle) = bounds.as_ref().and_then(|bounds| bounds.idle) {
+            scope.client.allow_pause(idle.length);
+        }
         let body = match rest {
-            Rest::Body(source) => {
-                ResponseBody::Instance(InstanceBody::new(source, in_flight, deadline, scope))
-            }
+            Rest::Body(source) => ResponseBody::Instance(InstanceBody::new(source, in_flight, bounds, scope)),
             Rest::Tunnel(socket, received, stream) => {
                 let client = Rc::clone(&scope.client);
                 let switched = Switched { socket, received, in_flight, scope };
@@ -151,7 +162,7 @@ pub(super) fn accept_http1(
         });
         Rest::Body(AnswerSource::Http1 { connection, _upload: upload })
     };
-    Ok(Answered { parts, rest, in_flight, deadline: None })
+    Ok(Answered { parts, rest, in_flight, bounds: None })
 }
 
 /// Fits the fields of an answer to the client.

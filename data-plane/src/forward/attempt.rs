@@ -20,13 +20,10 @@ use super::{
 };
 use crate::{
     answer::Answer,
-    rule::{Limits, Retry, Rule},
+    rule::{Limits, NO_LIMIT, Retry, Rule},
     serve::Worker,
-    table::{EndpointId, EndpointState, InFlight, Refusal, Target},
+    table::{EndpointId, EndpointState, InFlight, Refusal, Target, Traffic},
 };
-
-/// Longer than anybody waits, and short enough to be added to a time.
-const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
 
 /// Why a request that may be sent again is not.
 const NO_BUDGET: &str =
@@ -96,7 +93,20 @@ impl<'a> Attempts<'a> {
         target: &Target<'_>,
         draft: &mut Draft,
     ) -> Option<Result<Answered, Answer>> {
-        let Some(traffic) = target.service.traffic() else { return self.tries(target, draft).await };
+        match target.service.traffic() {
+            None => self.tries(target, draft).await,
+            // Boxed, so that it does not make every other request's future larger.
+            Some(traffic) => Box::pin(self.run_by(traffic, target, draft)).await,
+        }
+    }
+
+    /// The same for a service that has a policy.
+    async fn run_by(
+        &mut self,
+        traffic: &Traffic,
+        target: &Target<'_>,
+        draft: &mut Draft,
+    ) -> Option<Result<Answered, Answer>> {
         if self.made == 0 {
             let trusted = &self.worker.config.trusted_proxies;
             self.key = traffic.key.key(draft.headers(), draft.target().query(), trusted);
@@ -107,23 +117,24 @@ impl<'a> Attempts<'a> {
             self.limits = traffic.limits;
         }
         let limit = traffic.limits.request.filter(|_| !has_own);
-        let Some(limit) = limit else { return Box::pin(self.tries(target, draft)).await };
-        let deadline = Instant::from_std(self.began) + limit;
-        match Box::pin(timeout_at(deadline, self.tries(target, draft))).await {
-            Ok(outcome) => outcome.map(|outcome| {
-                outcome.map(|mut answered| {
-                    answered.expire_at(deadline);
-                    answered
-                })
-            }),
-            Err(_) => {
-                let service = target.service.key();
-                let detail = format!(
-                    "there was no answer within {limit:?}, which is all that the policy of service {service} gives a request"
-                );
-                Some(Err(Answer::new(Reason::UpstreamTimeout, detail)))
+        let deadline = limit.map(|limit| Instant::from_std(self.began) + limit);
+        let outcome = match deadline {
+            None => self.tries(target, draft).await,
+            Some(deadline) => match timeout_at(deadline, self.tries(target, draft)).await {
+                Ok(outcome) => outcome,
+                Err(_) => return Some(Err(late(target, limit.unwrap_or_default()))),
+            },
+        };
+        let mut outcome = outcome?;
+        if let Ok(answered) = &mut outcome {
+            if let Some(deadline) = deadline {
+                answered.expire_at(deadline);
+            }
+            if let Some(idle) = traffic.waits.idle {
+                answered.pause_at_most(idle);
             }
         }
+        Some(outcome)
     }
 
     async fn tries(&mut self, target: &Target<'_>, draft: &mut Draft) -> Option<Result<Answered, Answer>> {
@@ -146,7 +157,7 @@ impl<'a> Attempts<'a> {
             self.made += 1;
             let last = self.made > most;
             let attempted = if is_plain {
-                self.attempt(in_flight, fresh, target.strip, draft).await
+                self.attempt(in_flight, fresh, target, draft).await
             } else {
                 if retry.is_some() {
                     draft.restore();
@@ -154,7 +165,7 @@ impl<'a> Attempts<'a> {
                         draft.keep();
                     }
                 }
-                Box::pin(self.attempt_within(in_flight, fresh, target.strip, draft)).await
+                Box::pin(self.attempt_within(in_flight, fresh, target, draft)).await
             };
             let Failed { failure, endpoint, reused } = match attempted {
                 Ok(answered) => {
@@ -274,14 +285,14 @@ impl<'a> Attempts<'a> {
         &self,
         in_flight: InFlight,
         fresh: bool,
-        strip: usize,
+        target: &Target<'_>,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
         let Some(limit) = self.limits.attempt else {
-            return self.attempt(in_flight, fresh, strip, draft).await;
+            return self.attempt(in_flight, fresh, target, draft).await;
         };
         let endpoint = Arc::clone(in_flight.endpoint());
-        let attempted = timeout(limit, self.attempt(in_flight, fresh, strip, draft)).await;
+        let attempted = timeout(limit, self.attempt(in_flight, fresh, target, draft)).await;
         attempted.unwrap_or_else(|_| {
             let failure = if self.has_retry { Failure::Late } else { Failure::Timeout };
             Err(Failed { failure, endpoint, reused: false })
@@ -299,6 +310,15 @@ impl<'a> Attempts<'a> {
     fn response_limit(&self) -> Duration {
         if self.limits.are_declared { NO_LIMIT } else { self.worker.config.timeouts.response }
     }
+}
+
+/// What is said when a service's policy gives a request no more time.
+fn late(target: &Target<'_>, limit: Duration) -> Answer {
+    let service = target.service.key();
+    let detail = format!(
+        "there was no answer within {limit:?}, which is all that the policy of service {service} gives a request"
+    );
+    Answer::new(Reason::UpstreamTimeout, detail)
 }
 
 impl Failed {

@@ -17,6 +17,7 @@ use super::grpc_web::WebAnswer;
 use crate::{
     http1::{Step, UploadTask},
     pool::{Http1, StreamPermit},
+    rule::TimeLimit,
     serve::{IdleTimer, RequestScope, Worker},
     table::InFlight,
 };
@@ -30,6 +31,9 @@ const DISCARD_BYTES: usize = 64 * 1024;
 /// How long that may take.
 const DISCARD_TIME: Duration = Duration::from_secs(1);
 
+/// Where the limit for pauses is set that holds where no policy says another one.
+const OWN_IDLE: &str = "--stream-idle-timeout of the proxy";
+
 /// Why an answer breaks off.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AnswerFailure {
@@ -37,8 +41,8 @@ pub(crate) enum AnswerFailure {
     #[error("the instance's answer broke off")]
     Broken(#[source] Box<dyn Error + Send + Sync>),
     /// The instance paused for too long.
-    #[error("the instance's answer stalled")]
-    Stalled,
+    #[error("the instance's answer paused for {0}")]
+    Stalled(TimeLimit),
     /// The answer took longer than its route gives a request.
     #[error("the answer took longer than its route allows")]
     Late,
@@ -66,10 +70,20 @@ pub(crate) struct InstanceBody {
     idle: IdleTimer,
     /// When it has to be through.
     deadline: Option<Pin<Box<Sleep>>>,
+    bounds: Option<Box<Bounds>>,
     ended: bool,
     // Dropped last: the request is over when its connection is back in the pool.
     in_flight: InFlight,
     scope: RequestScope,
+}
+
+/// What holds for an answer's body, where something was declared.
+#[derive(Debug, Default)]
+pub(super) struct Bounds {
+    /// When it has to be through.
+    pub(super) deadline: Option<Instant>,
+    /// How long it may pause; none: as the proxy says.
+    pub(super) idle: Option<TimeLimit>,
 }
 
 /// Where an instance's body comes from.
@@ -170,11 +184,20 @@ impl InstanceBody {
     pub(super) fn new(
         source: AnswerSource,
         in_flight: InFlight,
-        deadline: Option<Instant>,
+        bounds: Option<Box<Bounds>>,
         scope: RequestScope,
     ) -> Self {
+        let deadline = bounds.as_ref().and_then(|bounds| bounds.deadline);
         let deadline = deadline.map(|deadline| Box::pin(sleep_until(deadline)));
-        Self { source: Some(source), idle: IdleTimer::default(), deadline, ended: false, in_flight, scope }
+        let (source, idle) = (Some(source), IdleTimer::default());
+        Self { source, idle, deadline, bounds, ended: false, in_flight, scope }
+    }
+
+    /// How long it may pause.
+    fn pause(&self) -> TimeLimit {
+        let declared = self.bounds.as_ref().and_then(|bounds| bounds.idle);
+        let own = self.scope.worker.config.timeouts.stream_idle;
+        declared.unwrap_or(TimeLimit::new(own, OWN_IDLE))
     }
 
     fn is_over(&self) -> bool {
@@ -200,10 +223,11 @@ impl InstanceBody {
                 self.ended = last.is_none();
                 Poll::Ready(last)
             }
-            Poll::Pending => self
-                .idle
-                .poll_expired(context, self.scope.worker.config.timeouts.stream_idle)
-                .map(|()| Some(Err(AnswerFailure::Stalled))),
+            Poll::Pending => {
+                let limit = self.pause();
+                let expired = self.idle.poll_expired(context, limit.length);
+                expired.map(|()| Some(Err(AnswerFailure::Stalled(limit))))
+            }
         }
     }
 }

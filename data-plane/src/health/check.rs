@@ -22,7 +22,7 @@ use tokio::time::timeout;
 use waypost_proto::instance::Protocol;
 
 use super::rules::{CheckKind, CheckRules};
-use crate::{pool::connect, socket::ServerSocket, table::EndpointState};
+use crate::{pool::connect, rule::TimeLimit, socket::ServerSocket, table::EndpointState};
 
 /// How checks can be told from requests in an instance's log.
 const AGENT: &str = concat!("waypost-proxy/", env!("CARGO_PKG_VERSION"), " (health check)");
@@ -39,7 +39,8 @@ pub(super) async fn check(endpoint: &EndpointState, rules: &CheckRules) -> Resul
 async fn ask(endpoint: &EndpointState, rules: &CheckRules) -> Result<(), String> {
     let is_http2 = matches!(rules.kind, CheckKind::Grpc(_)) || endpoint.protocol() != Protocol::Http1;
     let tls = endpoint.tls().map(|tls| &**tls);
-    let connected = connect(endpoint.address(), tls, is_http2, rules.timeout).await;
+    let limit = TimeLimit::new(rules.timeout, "healthCheck.timeout of the service's policy");
+    let connected = connect(endpoint.address(), tls, is_http2, limit).await;
     let socket = connected.map_err(|error| format!("not connected: {error}"))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     match &rules.kind {

@@ -3,7 +3,7 @@
 //! A DNS name is looked up for each connection, so that what it names may move; its addresses are tried in the
 //! order in which they come. All of it shares one time limit.
 
-use std::{io, net::SocketAddr, time::Duration};
+use std::{io, net::SocketAddr};
 
 use tokio::{
     net::{TcpStream, lookup_host},
@@ -12,6 +12,7 @@ use tokio::{
 use waypost_proto::address::Address;
 
 use crate::{
+    rule::TimeLimit,
     socket::ServerSocket,
     tls::{BackendTls, HandshakeFailure},
 };
@@ -20,8 +21,8 @@ use crate::{
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ConnectError {
     /// It took too long.
-    #[error("not connected after {0:?}")]
-    Timeout(Duration),
+    #[error("not connected after {0}")]
+    Timeout(TimeLimit),
     /// The name leads nowhere.
     #[error("the name cannot be resolved: {0}")]
     Lookup(io::Error),
@@ -56,7 +57,7 @@ pub(crate) async fn connect(
     address: &Address,
     tls: Option<&BackendTls>,
     http2: bool,
-    limit: Duration,
+    limit: TimeLimit,
 ) -> Result<ServerSocket, ConnectError> {
     let connected = async {
         let socket = match address.socket_addr() {
@@ -72,7 +73,7 @@ pub(crate) async fn connect(
             None => Ok(ServerSocket::Plain(socket)),
         }
     };
-    timeout(limit, connected).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+    timeout(limit.length, connected).await.unwrap_or(Err(ConnectError::Timeout(limit)))
 }
 
 async fn connect_by_name(address: &Address) -> Result<TcpStream, ConnectError> {

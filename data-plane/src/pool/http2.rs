@@ -24,6 +24,7 @@ use tokio::{sync::Notify, time::timeout};
 use super::{ConnectError, connect};
 use crate::{
     forward::RequestBody,
+    rule::TimeLimit,
     serve::{LocalExecutor, ServeConfig},
     table::EndpointState,
 };
@@ -102,10 +103,10 @@ impl Dialler {
         Self { builder }
     }
 
-    async fn dial(&self, endpoint: &EndpointState, limit: Duration) -> Result<Http2, ConnectError> {
+    async fn dial(&self, endpoint: &EndpointState, limit: TimeLimit) -> Result<Http2, ConnectError> {
         let tls = endpoint.tls().map(|tls| &**tls);
         let stream = connect(endpoint.address(), tls, true, limit).await?;
-        let begun = timeout(limit, self.builder.handshake(TokioIo::new(stream))).await;
+        let begun = timeout(limit.length, self.builder.handshake(TokioIo::new(stream))).await;
         let (sender, connection) =
             begun.map_err(|_| ConnectError::Timeout(limit))?.map_err(ConnectError::Handshake)?;
         tokio::task::spawn_local(async move {
@@ -131,7 +132,7 @@ impl SharedHttp2 {
         self: Rc<Self>,
         endpoint: &Arc<EndpointState>,
         dialler: &Dialler,
-        limit: Duration,
+        limit: TimeLimit,
         most: usize,
     ) -> Result<Dialled, ConnectError> {
         if let Some(dialled) = self.place(true, most) {
@@ -169,7 +170,7 @@ impl SharedHttp2 {
         self: &Rc<Self>,
         endpoint: &Arc<EndpointState>,
         dialler: &Dialler,
-        limit: Duration,
+        limit: TimeLimit,
     ) -> Rc<Dialling> {
         if let Some(dialling) = &*self.dialling.borrow() {
             return Rc::clone(dialling);

@@ -30,14 +30,19 @@ use self::{
 };
 use crate::{
     http1::Connection,
+    rule::TimeLimit,
     serve::{PoolLimits, ServeConfig},
-    table::{EndpointId, EndpointState},
+    table::{EndpointId, EndpointState, ServiceTable},
 };
+
+/// Where the limit for connections is set that holds where no policy says another one.
+const OWN_CONNECT: &str = "--connect-timeout of the proxy";
 
 /// One worker's connections to instances.
 pub(crate) struct Pools {
     limits: PoolLimits,
-    connect_timeout: Duration,
+    /// How long a connection may take to be made, where the service's policy does not say.
+    connect: TimeLimit,
     /// Bytes that an answer's head may have.
     most_head: usize,
     http2: http2::Dialler,
@@ -74,7 +79,7 @@ impl Pools {
     pub(crate) fn new(config: &ServeConfig) -> Self {
         Self {
             limits: config.pool,
-            connect_timeout: config.timeouts.connect,
+            connect: TimeLimit::new(config.timeouts.connect, OWN_CONNECT),
             most_head: config.limits.header_bytes.max(8192),
             http2: http2::Dialler::new(config),
             endpoints: RefCell::default(),
@@ -87,10 +92,14 @@ impl Pools {
         Some(endpoints.get_mut(&endpoint.id())?.idle.pop()?.into_connection())
     }
 
-    /// A new connection, whatever is idle.
-    pub(crate) async fn connect_http1(&self, endpoint: &EndpointState) -> Result<Box<Http1>, ConnectError> {
+    /// A new connection to an endpoint of a service, whatever is idle.
+    pub(crate) async fn connect_http1(
+        &self,
+        endpoint: &EndpointState,
+        service: &ServiceTable,
+    ) -> Result<Box<Http1>, ConnectError> {
         let tls = endpoint.tls().map(|tls| &**tls);
-        let stream = connect(endpoint.address(), tls, false, self.connect_timeout).await?;
+        let stream = connect(endpoint.address(), tls, false, self.limit(service)).await?;
         Ok(Box::new(Http1 { connection: Connection::new(stream, self.most_head), keep_alive: None }))
     }
 
@@ -106,14 +115,23 @@ impl Pools {
         }
     }
 
-    /// A stream's place on an HTTP/2 connection, which is made if there is none.
-    pub(crate) async fn http2(&self, endpoint: &Arc<EndpointState>) -> Result<Dialled, ConnectError> {
+    /// How long a connection to a service's endpoint may take to be made.
+    fn limit(&self, service: &ServiceTable) -> TimeLimit {
+        service.traffic().and_then(|traffic| traffic.waits.connect).unwrap_or(self.connect)
+    }
+
+    /// A stream's place on an HTTP/2 connection to an endpoint of a service, which is made if there is none.
+    pub(crate) async fn http2(
+        &self,
+        endpoint: &Arc<EndpointState>,
+        service: &ServiceTable,
+    ) -> Result<Dialled, ConnectError> {
         let shared = {
             let mut endpoints = self.endpoints.borrow_mut();
             let pool = endpoints.entry(endpoint.id()).or_insert_with(|| EndpointPool::new(endpoint));
             Rc::clone(&pool.shared)
         };
-        shared.stream(endpoint, &self.http2, self.connect_timeout, self.limits.http2_connections).await
+        shared.stream(endpoint, &self.http2, self.limit(service), self.limits.http2_connections).await
     }
 
     /// Closes what has been idle for too long, what its peer has closed, and what leads to draining endpoints.

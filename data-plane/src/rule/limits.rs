@@ -1,7 +1,7 @@
 //! How long a rule's requests may take (Gateway API, `HTTPRouteTimeouts`; GEP-1742) and when they are tried again
-//! (`HTTPRouteRetry`; GEP-1731).
+//! (`HTTPRouteRetry`; GEP-1731); and what a service's policy says of time beside these.
 
-use std::time::Duration;
+use std::{fmt, time::Duration};
 
 use http::StatusCode;
 use waypost_proto::{
@@ -14,6 +14,9 @@ use super::RuleError;
 /// How many times the shortest pause the longest one is, where nothing else is declared.
 const LONGEST: u32 = 10;
 
+/// Longer than anybody waits, and short enough to be added to a time.
+pub(crate) const NO_LIMIT: Duration = Duration::from_secs(365 * 24 * 3600);
+
 /// How long a rule's requests may take.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) struct Limits {
@@ -23,6 +26,23 @@ pub(crate) struct Limits {
     pub(crate) attempt: Option<Duration>,
     /// Whether either was declared, be it as none: then the proxy's own limit for answers does not hold.
     pub(crate) are_declared: bool,
+}
+
+/// A limit of time, and where it was set: what is said when it has passed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct TimeLimit {
+    pub(crate) length: Duration,
+    /// The flag or the field, in words.
+    whose: &'static str,
+}
+
+/// How long parts of a request may take by its service's policy, whatever a route says; none: the proxy's own.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Waits {
+    /// Until there is a connection.
+    pub(crate) connect: Option<TimeLimit>,
+    /// Between two pieces of an answer.
+    pub(crate) idle: Option<TimeLimit>,
 }
 
 /// When to try again.
@@ -58,6 +78,32 @@ impl Limits {
             request: limit(declared.request.as_ref()),
             attempt: limit(declared.per_try.as_ref()),
             are_declared: declared.request.is_some() || declared.per_try.is_some(),
+        }
+    }
+}
+
+impl TimeLimit {
+    pub(crate) const fn new(length: Duration, whose: &'static str) -> Self {
+        Self { length, whose }
+    }
+}
+
+impl fmt::Display for TimeLimit {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(formatter, "{:?} ({})", self.length, self.whose)
+    }
+}
+
+impl Waits {
+    /// What a policy says; zero is no limit.
+    pub(crate) fn of_service(declared: &TrafficTimeouts) -> Self {
+        let limit = |wire: Option<&WireDuration>, whose| {
+            let length = wire.and_then(duration)?;
+            Some(TimeLimit::new(if length.is_zero() { NO_LIMIT } else { length }, whose))
+        };
+        Self {
+            connect: limit(declared.connect.as_ref(), "timeouts.connect of the service's policy"),
+            idle: limit(declared.idle.as_ref(), "timeouts.idle of the service's policy"),
         }
     }
 }
@@ -143,6 +189,19 @@ mod tests {
         assert_eq!(limits(Some(0), None), (None, None, true));
         assert_eq!(limits(Some(9), Some(0)), (of(9), None, true));
         assert_eq!(limits(None, Some(3)), (None, of(3), true));
+    }
+
+    #[test]
+    fn a_policy_s_zero_is_no_limit_and_what_is_absent_is_the_proxy_s() {
+        let waits = Waits::of_service(&TrafficTimeouts {
+            connect: Some(wire_duration(Duration::from_millis(250))),
+            idle: Some(wire_duration(Duration::ZERO)),
+            ..TrafficTimeouts::default()
+        });
+        assert_eq!(waits.idle.map(|idle| idle.length), Some(NO_LIMIT));
+        let said = waits.connect.map(|connect| connect.to_string());
+        assert_eq!(said.as_deref(), Some("250ms (timeouts.connect of the service's policy)"));
+        assert_eq!(Waits::of_service(&TrafficTimeouts::default()), Waits::default());
     }
 
     #[test]

@@ -23,7 +23,7 @@ pub(crate) use self::{
     backend::{Backends, RuleBackend},
     cors::{Caller, Cors, PREFLIGHT_STATUS},
     filter::Filters,
-    limits::{Limits, Retry},
+    limits::{Limits, NO_LIMIT, Retry, TimeLimit, Waits},
     mirror::Mirror,
     redirect::{Asked, Redirect, Scheme},
     session::{Session, Token, Visit},

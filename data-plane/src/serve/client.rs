@@ -77,6 +77,8 @@ pub(crate) struct ClientConnection {
     active: Cell<u32>,
     /// Whether there has been a request.
     used: Cell<bool>,
+    /// How long the answer that it carries may pause by a policy, where that is longer than others may.
+    longest_pause: Cell<Duration>,
     multiplexed: Cell<bool>,
     expired: Cell<Option<Phase>>,
     waker: RefCell<Option<Waker>>,
@@ -99,6 +101,7 @@ impl ClientConnection {
             since: Cell::new(worker.now()),
             active: Cell::new(0),
             used: Cell::new(false),
+            longest_pause: Cell::default(),
             multiplexed: Cell::new(false),
             expired: Cell::new(None),
             waker: RefCell::new(None),
@@ -185,6 +188,11 @@ impl ClientConnection {
         }
     }
 
+    /// Lets the answer that it carries pause for so long, if others may not.
+    pub(crate) fn allow_pause(&self, limit: Duration) {
+        self.longest_pause.set(limit);
+    }
+
     /// Leaves what is to follow a 101 for the task that owns the connection.
     pub(crate) fn switch(&self, switched: Switched) {
         *self.switched.borrow_mut() = Some(Box::new(switched));
@@ -224,7 +232,7 @@ impl ClientConnection {
             Phase::Waiting if self.used.get() => timeouts.client_idle,
             Phase::Waiting => hasty.unwrap_or(timeouts.client_header).min(timeouts.client_header),
             Phase::Head => timeouts.client_header,
-            Phase::Busy if !self.multiplexed.get() => timeouts.stream_idle,
+            Phase::Busy if !self.multiplexed.get() => timeouts.stream_idle.max(self.longest_pause.get()),
             // Each stream watches its own bodies; a tunnel may be silent for as long as it likes.
             Phase::Busy | Phase::Tunnel => return,
         };
@@ -253,6 +261,7 @@ impl RequestScope {
     pub(crate) fn begin(worker: Rc<Worker>, client: Rc<ClientConnection>) -> Self {
         client.active.set(client.active.get() + 1);
         client.used.set(true);
+        client.longest_pause.set(Duration::ZERO);
         client.enter(Phase::Busy, worker.now());
         worker.metrics.request_began();
         let status = StatusCode::from_u16(CLIENT_CLOSED).expect("it is within the range");

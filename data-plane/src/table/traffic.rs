@@ -16,7 +16,7 @@ use super::{breaker::Trip, budget::RetryAllowance};
 use crate::{
     balance::{KeySource, Own, Policy, key_source},
     health::{DEFAULT_PANIC_PERCENT, HealthRules, Heed},
-    rule::{Limits, Retry},
+    rule::{Limits, Retry, Waits},
 };
 
 /// What entries of this kind begin with.
@@ -36,6 +36,8 @@ pub struct Traffic {
     pub(crate) retry: Option<Retry>,
     /// How long they may take, where a route does not say.
     pub(crate) limits: Limits,
+    /// How long their parts may take, whatever a route says.
+    pub(crate) waits: Waits,
     /// When its breaker opens; none: never.
     pub(super) trip: Option<Trip>,
     /// How many may be under way at once; none: any number.
@@ -56,6 +58,7 @@ impl Traffic {
             retry_allowance: entry.retry.as_ref().map(RetryAllowance::of).unwrap_or_default(),
             retry: entry.retry.as_ref().and_then(Retry::of_service),
             limits: entry.timeouts.as_ref().map(Limits::of_service).unwrap_or_default(),
+            waits: entry.timeouts.as_ref().map(Waits::of_service).unwrap_or_default(),
             trip: breaker.and_then(Trip::of),
             health: HealthRules::of(entry),
             most_requests: breaker.map(|breaker| breaker.max_requests.into()).filter(|most| *most > 0),

@@ -18,6 +18,7 @@ mod policy;
 mod retries;
 mod routes;
 mod secure;
+mod service_limits;
 mod shutdown;
 mod support;
 mod tls_in;

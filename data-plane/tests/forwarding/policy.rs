@@ -1,6 +1,7 @@
 //! What a service's policy says of retries, of time, and of how much may be sent to it.
 
 use std::{
+    net::SocketAddr,
     sync::atomic::Ordering,
     time::{Duration, Instant},
 };
@@ -15,35 +16,39 @@ use waypost_proxy::serve::ServeConfig;
 
 use crate::support::{Instance, Proxy, Response, api};
 
-const SHORT: Duration = Duration::from_millis(200);
-const LONG: Duration = Duration::from_secs(60);
-const GET: &str = "GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n";
-const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
-const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
+pub(crate) const SHORT: Duration = Duration::from_millis(200);
+pub(crate) const LONG: Duration = Duration::from_secs(60);
+pub(crate) const GET: &str = "GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n";
+pub(crate) const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+pub(crate) const UNAVAILABLE: &str = "HTTP/1.1 503 Service Unavailable\r\ncontent-length: 4\r\n\r\nbusy";
 
-fn policy(entry: TrafficEntry) -> Vec<DeclaredEntry> {
+pub(crate) fn policy(entry: TrafficEntry) -> Vec<DeclaredEntry> {
     let entry = TrafficEntry { service: Some(api().to_wire()), ..entry };
     vec![DeclaredEntry { id: "traffic/default/api".into(), kind: Some(Kind::Traffic(entry)) }]
 }
 
-fn with_policy(instances: &[&Instance], entry: TrafficEntry) -> Proxy {
+pub(crate) fn with_policy(instances: &[&Instance], entry: TrafficEntry) -> Proxy {
     let addresses: Vec<_> = instances.iter().map(|instance| instance.address).collect();
-    let mut proxy = Proxy::new(ServeConfig::default(), &addresses);
+    with_config(ServeConfig::default(), &addresses, entry)
+}
+
+pub(crate) fn with_config(config: ServeConfig, addresses: &[SocketAddr], entry: TrafficEntry) -> Proxy {
+    let mut proxy = Proxy::new(config, addresses);
     proxy.declare(policy(entry));
     proxy
 }
 
-fn told(response: &Response) -> (u16, Option<String>) {
+pub(crate) fn told(response: &Response) -> (u16, Option<String>) {
     (response.status, response.reason())
 }
 
-async fn send(proxy: &Proxy, request: &str) -> Response {
+pub(crate) async fn send(proxy: &Proxy, request: &str) -> Response {
     let mut client = proxy.client().await;
     client.send(request).await;
     client.response().await
 }
 
-fn retry(attempts: u32, codes: &[u32]) -> TrafficRetry {
+pub(crate) fn retry(attempts: u32, codes: &[u32]) -> TrafficRetry {
     TrafficRetry { attempts: Some(attempts), codes: codes.to_vec(), ..TrafficRetry::default() }
 }
 

@@ -155,7 +155,9 @@ async fn removed(scene: &Scene) {
 }
 
 async fn later(scene: &Scene) {
-    for field in ["hedging: {delay: 50ms}", "adaptiveConcurrency: {minimum: 3}", "timeouts: {idle: 1s}"] {
+    for field in
+        ["hedging: {delay: 50ms}", "adaptiveConcurrency: {minimum: 3}", "circuitBreaker: {maxConnections: 1}"]
+    {
         let why = scene.refused(&(shop("") + &policy("one", field))).await;
         assert!(why.contains("is not done by Waypost's proxies yet"), "{field}: {why}");
         assert!(why.contains("leave it out"), "{field}: {why}");

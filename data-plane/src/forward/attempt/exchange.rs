@@ -16,7 +16,7 @@ use crate::{
     },
     http1::ExchangeError,
     pool::{ConnectError, SendError},
-    table::{EndpointState, InFlight},
+    table::{EndpointState, InFlight, Target},
 };
 
 impl Attempts<'_> {
@@ -25,14 +25,14 @@ impl Attempts<'_> {
         &self,
         in_flight: InFlight,
         fresh: bool,
-        strip: usize,
+        target: &Target<'_>,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
         if in_flight.endpoint().protocol() == Protocol::Http1 {
-            self.over_http1(in_flight, fresh, strip, draft).await
+            self.over_http1(in_flight, fresh, target, draft).await
         } else {
             // Boxed, so that it does not make every other request's future larger.
-            Box::pin(self.over_http2(in_flight, strip, draft)).await
+            Box::pin(self.over_http2(in_flight, target, draft)).await
         }
     }
 
@@ -40,7 +40,7 @@ impl Attempts<'_> {
         &self,
         in_flight: InFlight,
         fresh: bool,
-        strip: usize,
+        target: &Target<'_>,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
         let worker = self.worker;
@@ -52,11 +52,11 @@ impl Attempts<'_> {
             let mut connection = match idle {
                 Some(connection) => connection,
                 None => {
-                    let connected = Box::pin(worker.pools.connect_http1(endpoint)).await;
+                    let connected = Box::pin(worker.pools.connect_http1(endpoint, target.service)).await;
                     connected.map_err(|error| self.not_connected(error, endpoint))?
                 }
             };
-            let upload = draft.upload(&mut connection.connection, strip);
+            let upload = draft.upload(&mut connection.connection, target.strip);
             let gate = draft.gate();
             let on_continue = || {
                 if let Some(gate) = &gate {
@@ -81,7 +81,7 @@ impl Attempts<'_> {
     async fn over_http2(
         &self,
         in_flight: InFlight,
-        strip: usize,
+        target: &Target<'_>,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
         let endpoint = in_flight.endpoint();
@@ -90,13 +90,13 @@ impl Attempts<'_> {
                 Failure::Protocol("it is registered with HTTP/2, and WebSocket needs HTTP/1.1".to_owned());
             return Err(Failed::of(failure, &in_flight, false));
         }
-        let dialled = self.worker.pools.http2(endpoint).await;
+        let dialled = self.worker.pools.http2(endpoint, target.service).await;
         let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
         let (mut connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
         let speaks_grpc = endpoint.protocol() == Protocol::Grpc || self.rule.is_some_and(|rule| rule.grpc);
         let web = if speaks_grpc { draft.make_grpc() } else { None };
-        let request = draft.request(strip, endpoint.tls().is_some(), web.as_ref());
+        let request = draft.request(target.strip, endpoint.tls().is_some(), web.as_ref());
         let body = draft.body().cloned();
         let is_sent = async || {
             if let Some(body) = &body {

@@ -21,7 +21,6 @@ pub fn later(manifest: &Manifest) -> Vec<Finding> {
 
 fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
     let breaker = policy.circuit_breaker.as_ref();
-    let limits = policy.timeouts.as_ref();
     let named = [
         ("circuitBreaker.maxConnections", breaker.is_some_and(|it| it.max_connections.is_some())),
         ("circuitBreaker.maxPendingRequests", breaker.is_some_and(|it| it.max_pending_requests.is_some())),
@@ -30,8 +29,6 @@ fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
             "circuitBreaker.maxRequestsPerInstance",
             breaker.is_some_and(|it| it.max_requests_per_instance.is_some()),
         ),
-        ("timeouts.connect", limits.is_some_and(|it| it.connect.is_some())),
-        ("timeouts.idle", limits.is_some_and(|it| it.idle.is_some())),
         ("hedging", policy.hedging.is_some()),
         ("adaptiveConcurrency", policy.adaptive_concurrency.is_some()),
     ];
@@ -64,6 +61,6 @@ spec:
         let parsed = parse(&documents).expect("its fields keep their rules");
         let found: Vec<String> =
             later(&parsed[0].manifest).iter().map(|finding| finding.field.to_string()).collect();
-        assert_eq!(found, ["spec.circuitBreaker.maxRetries", "spec.timeouts.idle", "spec.hedging"]);
+        assert_eq!(found, ["spec.circuitBreaker.maxRetries", "spec.hedging"]);
     }
 }
