@@ -208,17 +208,22 @@ impl<'a> Attempts<'a> {
 
     /// Why there is no answer when no instance is left.
     pub(super) fn exhausted(&self, target: &Target<'_>) -> Answer {
-        match &self.last {
-            Some(failure) => failure.answer(target.service.key()),
-            None => {
-                let service = target.service.key();
-                let detail = format!(
-                    "service {service} has no instance that takes traffic; `waypost instances {service}` says in which \
-                     state they are"
-                );
-                Answer::new(Reason::NoHealthyInstance, detail)
-            }
+        let service = target.service.key();
+        if let Some(failure) = &self.last {
+            return failure.answer(service);
         }
+        if let Some(most) = target.endpoints.is_full_at(&self.tried) {
+            let detail = format!(
+                "every instance of service {service} that takes traffic has {most} requests under way, which is all that its \
+                 policy allows (circuitBreaker.maxRequestsPerInstance); try again"
+            );
+            return Answer::new(Reason::Overloaded, detail);
+        }
+        let detail = format!(
+            "service {service} has no instance that takes traffic; `waypost instances {service}` says in which state they \
+             are"
+        );
+        Answer::new(Reason::NoHealthyInstance, detail)
     }
 
     /// Lets instances be tried again, where it was declared how often to try. Whether there are any.
@@ -269,14 +274,14 @@ impl<'a> Attempts<'a> {
     }
 
     fn pick(&mut self, target: &Target<'_>) -> Option<(InFlight, bool)> {
-        let preferred = self.preferred.take().filter(|preferred| target.endpoints.admits(preferred));
-        if let Some(begun) = preferred.and_then(|preferred| preferred.begin()) {
+        let preferred = self.preferred.take();
+        if let Some(begun) = preferred.and_then(|preferred| target.endpoints.begin_at(&preferred)) {
             return Some((begun, false));
         }
         let picked = target.endpoints.pick_by(self.key, &self.tried, &mut self.worker.rng.borrow_mut());
         match picked {
             Some(in_flight) => Some((in_flight, false)),
-            None => Some((self.stale.take()?.begin()?, true)),
+            None => Some((target.endpoints.begin_again(&self.stale.take()?)?, true)),
         }
     }
 

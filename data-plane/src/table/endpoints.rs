@@ -227,10 +227,16 @@ impl EndpointState {
 
     /// Begins a request: counts it in, unless the endpoint drains. Dropping the value ends it.
     pub fn begin(self: &Arc<Self>) -> Option<InFlight> {
-        self.hot.requests.fetch_add(BEGUN | 1, Ordering::SeqCst);
-        let begun = InFlight::counted(Arc::clone(self));
+        self.begin_below(u64::MAX)
+    }
+
+    /// The same where fewer than `most` are in flight.
+    #[inline]
+    fn begin_below(self: &Arc<Self>, most: u64) -> Option<InFlight> {
+        let before = self.hot.requests.fetch_add(BEGUN | 1, Ordering::SeqCst) & IN_FLIGHT;
+        let begun = InFlight { endpoint: Arc::clone(self) };
         // Dropping `begun` counts out again and wakes the reporter, which may have seen the count.
-        (!self.is_draining()).then_some(begun)
+        (before < most && !self.is_draining()).then_some(begun)
     }
 
     /// Says that a connect failed, or that a connection ended before it had answered: the endpoint is
@@ -347,7 +353,7 @@ impl EndpointSet {
 
     /// Picks an endpoint that is not in `tried` and begins a request to it.
     ///
-    /// Endpoints that are ejected or ill are passed over, unless too few are well.
+    /// Endpoints that are ejected or ill are passed over, unless too few are well, and those that are full always.
     /// Endpoints that cool down after failures come last: where no other is left, the one that is due
     /// soonest. `None` means that all are tried or drain. A request that holds an older table should then
     /// look at the current one before it gives up: the endpoints that replace those may be there.
@@ -380,7 +386,7 @@ impl EndpointSet {
         };
         let begin = |at: usize| {
             let member = &self.members[at];
-            (member.hot.cooldown.claim(&now) && guard.claim(member)).then(|| member.begin()).flatten()
+            (member.hot.cooldown.claim(&now) && guard.claim(member)).then(|| guard.begin(member)).flatten()
         };
         let among = Candidates::new(&self.members, &self.weights, &usable, key, &now);
         for _ in 0..DRAWS {
@@ -403,7 +409,7 @@ impl EndpointSet {
             .filter(|member| open(member) && guard.lets(member))
             .min_by_key(|member| member.hot.cooldown.due())
             .filter(|member| guard.claim(member))
-            .and_then(EndpointState::begin)
+            .and_then(|member| guard.begin(member))
     }
 }
 

@@ -200,9 +200,10 @@ impl ServiceTable {
                 && (versions.is_empty() || versions.contains(&endpoint.version))
                 && (tags.is_empty() || endpoint.tags.iter().any(|tag| tags.contains(tag)))
         });
-        let (heed, panic_below_percent) = Traffic::heeded(self.traffic.as_deref());
+        let (heed, panic_below_percent, most_per_instance) = Traffic::heeded(self.traffic.as_deref());
         EndpointSet::new(selected.map(|member| Arc::clone(&member.state)).collect(), balancer)
             .heeding(heed, panic_below_percent)
+            .bounded(most_per_instance)
     }
 
     /// How an endpoint is and why, in words, where a policy says who is passed over.

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use waypost_proto::{
     name::ServiceKey,
-    v1::{DeclaredEntry, TrafficEntry, declared_entry::Kind},
+    v1::{CircuitBreaker, DeclaredEntry, TrafficEntry, declared_entry::Kind},
 };
 
 use super::{breaker::Trip, budget::RetryAllowance};
@@ -42,6 +42,8 @@ pub struct Traffic {
     pub(super) trip: Option<Trip>,
     /// How many may be under way at once; none: any number.
     pub(super) most_requests: Option<u64>,
+    /// How many to one instance; none: any number.
+    pub(super) most_per_instance: Option<u64>,
     /// Who of its endpoints is passed over.
     pub(crate) health: HealthRules,
 }
@@ -50,6 +52,8 @@ impl Traffic {
     /// Compiles an entry.
     pub fn compile(entry: &TrafficEntry, own: &Own) -> Self {
         let breaker = entry.circuit_breaker.as_ref();
+        let most =
+            |limit: fn(&CircuitBreaker) -> u32| breaker.map(limit).filter(|most| *most > 0).map(u64::from);
         let policy = own.policy_of(entry.load_balancer.as_ref());
         Self {
             entry: entry.clone(),
@@ -61,7 +65,8 @@ impl Traffic {
             waits: entry.timeouts.as_ref().map(Waits::of_service).unwrap_or_default(),
             trip: breaker.and_then(Trip::of),
             health: HealthRules::of(entry),
-            most_requests: breaker.map(|breaker| breaker.max_requests.into()).filter(|most| *most > 0),
+            most_requests: most(|breaker| breaker.max_requests),
+            most_per_instance: most(|breaker| breaker.max_requests_per_instance),
         }
     }
 
@@ -72,11 +77,12 @@ impl Traffic {
         declared(one) == declared(other)
     }
 
-    /// What endpoints are passed over for, and the share of 100 that must be well for it.
-    pub(super) fn heeded(traffic: Option<&Self>) -> (Heed, u32) {
-        let health = traffic.map(|traffic| &traffic.health);
-        health.map_or((Heed::default(), DEFAULT_PANIC_PERCENT), |health| {
-            (health.heed(), health.panic_below_percent)
+    /// What endpoints are passed over for, the share of 100 that must be well for it, and how many requests one of them
+    /// may have under way.
+    pub(super) fn heeded(traffic: Option<&Self>) -> (Heed, u32, Option<u64>) {
+        traffic.map_or((Heed::default(), DEFAULT_PANIC_PERCENT, None), |traffic| {
+            let health = &traffic.health;
+            (health.heed(), health.panic_below_percent, traffic.most_per_instance)
         })
     }
 }

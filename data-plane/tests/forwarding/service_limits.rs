@@ -4,18 +4,19 @@ use std::{net::SocketAddr, time::Duration};
 
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
+    sync::mpsc,
     time::timeout,
 };
 use tokio_util::sync::CancellationToken;
 use waypost_proto::{
     time::wire_duration,
-    v1::{TrafficEntry, TrafficTimeouts},
+    v1::{CircuitBreaker, TrafficEntry, TrafficTimeouts},
 };
 use waypost_proxy::serve::ServeConfig;
 
 use crate::{
-    policy::{GET, SHORT, send, told, with_config},
-    support::{Client, Instance, Proxy},
+    policy::{GET, OK, SHORT, send, told, with_config, with_policy},
+    support::{Client, Instance, Proxy, soon},
 };
 
 fn connect(limit: Duration) -> TrafficEntry {
@@ -116,4 +117,90 @@ async fn an_answer_may_pause_for_as_long_as_the_policy_says() {
     limited.until_in_flight(instance.address, 0).await;
     released.cancel();
     assert_eq!(first.rest().await.expect("it goes on to the end"), b"ok");
+}
+
+fn limited(circuit_breaker: CircuitBreaker) -> TrafficEntry {
+    TrafficEntry { circuit_breaker: Some(circuit_breaker), ..TrafficEntry::default() }
+}
+
+fn overloaded() -> (u16, Option<String>) {
+    (503, Some("overloaded".to_owned()))
+}
+
+/// An instance that answers each request when it is told to.
+struct Held {
+    instance: Instance,
+    arrived: mpsc::UnboundedReceiver<()>,
+    released: CancellationToken,
+}
+
+impl Held {
+    async fn start() -> Self {
+        let released = CancellationToken::new();
+        let (asked, arrived) = mpsc::unbounded_channel();
+        let release = released.clone();
+        let instance = Instance::start(move |mut wire, _| {
+            let (asked, release) = (asked.clone(), release.clone());
+            async move {
+                while wire.request().await.is_some() {
+                    asked.send(()).expect("the test waits");
+                    release.cancelled().await;
+                    wire.send(OK).await;
+                }
+            }
+        })
+        .await;
+        Self { instance, arrived, released }
+    }
+
+    async fn arrival(&mut self) {
+        soon("a request", self.arrived.recv()).await.expect("it arrives");
+    }
+}
+
+async fn ask(proxy: &Proxy) -> Client {
+    let mut client = proxy.client().await;
+    client.send(GET).await;
+    client
+}
+
+#[tokio::test]
+async fn an_instance_that_is_full_is_passed_by() {
+    let mut held = Held::start().await;
+    let quick = Instance::answering(OK).await;
+    let most = CircuitBreaker { max_requests_per_instance: 1, ..CircuitBreaker::default() };
+    let proxy = with_policy(&[&held.instance, &quick], limited(most));
+    // In turn, until the first one has its request.
+    let mut slow = None;
+    while slow.is_none() {
+        let mut client = ask(&proxy).await;
+        tokio::select! {
+            () = held.arrival() => slow = Some(client),
+            answer = client.response() => assert_eq!(answer.status, 200),
+        }
+    }
+    for _ in 0..6 {
+        assert_eq!(send(&proxy, GET).await.status, 200, "the other one takes it");
+    }
+    held.released.cancel();
+    assert_eq!(slow.expect("it was sent").response().await.status, 200);
+}
+
+#[tokio::test]
+async fn where_all_instances_are_full_it_is_said_so() {
+    let (mut one, mut other) = (Held::start().await, Held::start().await);
+    let most = CircuitBreaker { max_requests_per_instance: 1, ..CircuitBreaker::default() };
+    let proxy = with_policy(&[&one.instance, &other.instance], limited(most));
+    let mut clients = [ask(&proxy).await, ask(&proxy).await];
+    one.arrival().await;
+    other.arrival().await;
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), overloaded());
+    assert!(answer.text().contains("circuitBreaker.maxRequestsPerInstance"), "{}", answer.text());
+    one.released.cancel();
+    other.released.cancel();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(send(&proxy, GET).await.status, 200, "there is room again");
 }

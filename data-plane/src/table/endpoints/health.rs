@@ -1,8 +1,9 @@
-//! What endpoints and sets have to do with [`crate::health`]: who is passed over in a pick, and what is reported.
+//! What endpoints and sets have to do with [`crate::health`]: who is passed over in a pick, and what is reported. Who has as
+//! many requests under way as the policy allows is passed over, too, however few are well.
 
 use std::{cell::OnceCell, sync::Arc, time::Duration};
 
-use super::{EndpointSet, EndpointState, now};
+use super::{EndpointId, EndpointSet, EndpointState, InFlight, now};
 use crate::{
     health::{Cause, Conduct, Heed, OutlierRules, Panic, Standing},
     table::Lengths,
@@ -52,19 +53,38 @@ impl EndpointState {
 pub(super) struct Care {
     heed: Heed,
     panic: Panic,
+    /// How many requests each may have under way; `u64::MAX`: any number.
+    most: u64,
 }
 
 impl Care {
     /// Nobody is passed over.
     pub(super) fn none() -> Self {
-        Self { heed: Heed::default(), panic: Panic::below(0) }
+        Self { heed: Heed::default(), panic: Panic::below(0), most: u64::MAX }
     }
 }
 
 impl EndpointSet {
     /// The same, whose members are passed over for some things while so many of 100 are well.
     pub(crate) fn heeding(self, heed: Heed, panic_below_percent: u32) -> Self {
-        Self { care: Care { heed, panic: Panic::below(panic_below_percent) }, ..self }
+        Self { care: Care { heed, panic: Panic::below(panic_below_percent), most: self.care.most }, ..self }
+    }
+
+    /// The same, whose members have at most so many requests under way, each.
+    pub(crate) fn bounded(mut self, most: Option<u64>) -> Self {
+        self.care.most = most.unwrap_or(u64::MAX);
+        self
+    }
+
+    /// How many requests each may have under way, where a pick that has found nobody would have found somebody but for
+    /// this.
+    pub(crate) fn is_full_at(&self, tried: &[EndpointId]) -> Option<u64> {
+        let guard = self.guard(&now);
+        let is_there = |member: &Arc<EndpointState>| {
+            !member.is_draining() && !tried.contains(&member.id()) && guard.heeds(member)
+        };
+        let most = self.care.most;
+        (most != u64::MAX && self.members.iter().any(is_there)).then_some(most)
     }
 
     /// Whether so few members are well that those that are not take requests too.
@@ -83,14 +103,21 @@ impl EndpointSet {
         self.members.iter().filter(is_well).count()
     }
 
-    /// Whether a member that is wanted for another reason than balance may take a request: it is not passed over.
-    pub(crate) fn admits(&self, member: &EndpointState) -> bool {
-        self.guard(&now).claim(member)
+    /// Begins a request to a member that is wanted for another reason than balance, unless it is passed over.
+    pub(crate) fn begin_at(&self, member: &Arc<EndpointState>) -> Option<InFlight> {
+        let guard = self.guard(&now);
+        if guard.claim(member) { guard.begin(member) } else { None }
+    }
+
+    /// Begins another request to a member that has just had one.
+    pub(crate) fn begin_again(&self, member: &Arc<EndpointState>) -> Option<InFlight> {
+        self.guard(&now).begin(member)
     }
 
     /// For one pick.
     pub(super) fn guard<'a, N: Fn() -> u64>(&'a self, now: &'a N) -> Guard<'a, N> {
-        Guard { set: self, cares: self.care.heed != Heed::default(), now, panics: OnceCell::new() }
+        let cares = self.care.heed != Heed::default() || self.care.most != u64::MAX;
+        Guard { set: self, cares, now, panics: OnceCell::new() }
     }
 }
 
@@ -105,12 +132,27 @@ pub(super) struct Guard<'a, N> {
 impl<N: Fn() -> u64> Guard<'_, N> {
     /// Whether a member may be proposed.
     pub(super) fn lets(&self, member: &EndpointState) -> bool {
-        !self.cares || member.hot.conduct.ejection.is_open(self.set.care.heed, self.now) || self.panics()
+        !self.cares || self.has_room(member) && self.heeds(member)
+    }
+
+    /// Whether a member is well enough.
+    fn heeds(&self, member: &EndpointState) -> bool {
+        member.hot.conduct.ejection.is_open(self.set.care.heed, self.now) || self.panics()
+    }
+
+    fn has_room(&self, member: &EndpointState) -> bool {
+        member.load() < self.set.care.most
     }
 
     /// Claims the right to send a member a request.
     pub(super) fn claim(&self, member: &EndpointState) -> bool {
-        !self.cares || member.hot.conduct.ejection.claim(self.set.care.heed, self.now) || self.panics()
+        let claims = || member.hot.conduct.ejection.claim(self.set.care.heed, self.now) || self.panics();
+        !self.cares || self.has_room(member) && claims()
+    }
+
+    /// Begins a request to a member, unless it drains or others have just taken the room that it had.
+    pub(super) fn begin(&self, member: &Arc<EndpointState>) -> Option<InFlight> {
+        if self.cares { member.begin_below(self.set.care.most) } else { member.begin() }
     }
 
     fn panics(&self) -> bool {
@@ -178,7 +220,7 @@ mod tests {
         let set = set_of(&[1, 1], PolicyName::RoundRobin);
         put(&set.members()[0], Condition::Ejected);
         put(&set.members()[1], Condition::Ill);
-        assert!(!set.panics() && set.admits(&set.members()[1]));
+        assert!(!set.panics() && set.begin_at(&set.members()[1]).is_some());
         let mut seed = Rng::with_seed(1);
         for turn in 0..10 {
             let picked = set.pick_at(None, &[], &mut seed, || 2).expect("all take requests");

@@ -1,6 +1,6 @@
-//! A request that an endpoint counts.
+//! A request that counts as in flight to an endpoint: the count's other half, which falls when this is dropped.
 //!
-//! Deliberately absent: counting it in, which is [`EndpointState::begin`]'s.
+//! Deliberately absent: the rule of the drain barrier, which [`super`] tells.
 
 use std::sync::{Arc, atomic::Ordering};
 
@@ -9,15 +9,10 @@ use super::EndpointState;
 /// A request that has begun and counts as in flight until this is dropped.
 #[derive(Debug)]
 pub struct InFlight {
-    endpoint: Arc<EndpointState>,
+    pub(super) endpoint: Arc<EndpointState>,
 }
 
 impl InFlight {
-    /// One that was just counted in.
-    pub(super) fn counted(endpoint: Arc<EndpointState>) -> Self {
-        Self { endpoint }
-    }
-
     /// Where it goes.
     pub fn endpoint(&self) -> &Arc<EndpointState> {
         &self.endpoint

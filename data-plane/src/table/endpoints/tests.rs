@@ -195,3 +195,69 @@ proptest! {
         }
     }
 }
+
+proptest! {
+    #[test]
+    fn nobody_has_more_under_way_than_the_policy_allows(
+        steps in vec((any::<bool>(), any::<usize>()), 1..80),
+        members in 1_usize..5,
+        most in 1_u64..4,
+        policy in select(PolicyName::ALL.to_vec()),
+        seed: u64,
+    ) {
+        let set = set_of(&vec![1; members], policy).bounded(Some(most));
+        let mut seed = Rng::with_seed(seed);
+        let mut held = Vec::new();
+        for (picks, which) in steps {
+            if !picks && !held.is_empty() {
+                let at = which % held.len();
+                drop(held.swap_remove(at));
+                continue;
+            }
+            let has_room = (held.len() as u64) < most * members as u64;
+            let picked = set.pick(&[], &mut seed);
+            prop_assert_eq!(picked.is_some(), has_room, "{} under way", held.len());
+            prop_assert_eq!(set.is_full_at(&[]), Some(most), "whoever finds nobody is told so");
+            held.extend(picked);
+            prop_assert!(set.members().iter().all(|member| member.load() <= most));
+        }
+    }
+}
+
+#[test]
+fn threads_together_keep_to_what_an_instance_may_have_under_way() {
+    const MOST: u64 = 2;
+    let set = set_of(&[1, 1], PolicyName::LeastRequest).bounded(Some(MOST));
+    let under_way: Vec<AtomicU64> = set.members().iter().map(|_| AtomicU64::new(0)).collect();
+    let most_seen = AtomicU64::new(0);
+    thread::scope(|scope| {
+        for number in 0..4 {
+            let (set, under_way, most_seen) = (&set, &under_way, &most_seen);
+            scope.spawn(move || {
+                let mut seed = Rng::with_seed(number);
+                for _ in 0..2_000 {
+                    let Some(begun) = set.pick(&[], &mut seed) else { continue };
+                    let at = set.members().iter().position(|state| state.id() == begun.endpoint().id());
+                    let count = &under_way[at.expect("a member")];
+                    most_seen.fetch_max(count.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                    thread::yield_now();
+                    count.fetch_sub(1, Ordering::SeqCst);
+                    drop(begun);
+                }
+            });
+        }
+    });
+    let most_seen = most_seen.into_inner();
+    assert!((1..=MOST).contains(&most_seen), "{most_seen}");
+}
+
+#[test]
+fn who_was_tried_or_drains_is_not_the_one_that_is_full() {
+    let set = set_of(&[1, 1], PolicyName::RoundRobin).bounded(Some(1));
+    let ids: Vec<EndpointId> = set.members().iter().map(|member| member.id()).collect();
+    assert_eq!(set.is_full_at(&ids), None);
+    set.members()[0].set_draining(true);
+    assert_eq!(set.is_full_at(&ids[1..]), None);
+    assert_eq!(set.is_full_at(&ids[..1]), Some(1));
+    assert_eq!(set_of(&[1], PolicyName::RoundRobin).is_full_at(&[]), None, "where nothing is declared");
+}

@@ -25,10 +25,6 @@ fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
         ("circuitBreaker.maxConnections", breaker.is_some_and(|it| it.max_connections.is_some())),
         ("circuitBreaker.maxPendingRequests", breaker.is_some_and(|it| it.max_pending_requests.is_some())),
         ("circuitBreaker.maxRetries", breaker.is_some_and(|it| it.max_retries.is_some())),
-        (
-            "circuitBreaker.maxRequestsPerInstance",
-            breaker.is_some_and(|it| it.max_requests_per_instance.is_some()),
-        ),
         ("hedging", policy.hedging.is_some()),
         ("adaptiveConcurrency", policy.adaptive_concurrency.is_some()),
     ];
