@@ -174,7 +174,8 @@ impl Worker {
         self.retries.add(1);
     }
 
-    /// A request was not sent again, as the service's budget of retries was used up.
+    /// A request was not sent again, as the service's budget of retries was used up, or as many were under way as its policy
+    /// allows.
     pub fn retry_refused(&self) {
         self.retries_refused.add(1);
     }

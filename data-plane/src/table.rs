@@ -22,6 +22,7 @@ mod shared;
 mod since;
 mod traffic;
 mod update;
+mod usage;
 
 use std::sync::Arc;
 
@@ -47,7 +48,8 @@ pub use self::{
 pub(crate) use self::{
     cooldown::{Backoff, Lengths},
     edge::TlsSite,
-    services::Refusal,
+    services::{NoRetry, Refusal},
+    usage::{Place, Usage, Use},
 };
 use self::{
     declared::{Backend, BackendRef, Declared, Listener, RequestView},

@@ -7,7 +7,11 @@
 use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt, copy_bidirectional};
 
-use crate::{serve::RequestScope, socket::ServerSocket, table::InFlight};
+use crate::{
+    serve::RequestScope,
+    socket::ServerSocket,
+    table::{InFlight, Place},
+};
 
 /// The instance's side of a connection that switches protocols.
 pub(crate) struct Switched {
@@ -17,6 +21,8 @@ pub(crate) struct Switched {
     pub(crate) received: Bytes,
     /// Counts the tunnel as in flight to the instance.
     pub(crate) in_flight: InFlight,
+    /// Counts its connection.
+    pub(crate) place: Place,
     /// Counts the tunnel as a request of its client.
     pub(crate) scope: RequestScope,
 }
@@ -28,7 +34,7 @@ pub(crate) async fn run(
     received: Bytes,
     switched: Switched,
 ) {
-    let Switched { mut socket, received: from_instance, in_flight, scope } = switched;
+    let Switched { mut socket, received: from_instance, in_flight, place, scope } = switched;
     let copied = async {
         socket.write_all(&received).await?;
         client.write_all(&from_instance).await?;
@@ -41,5 +47,5 @@ pub(crate) async fn run(
         scope.worker.metrics.received(from_client);
         scope.worker.metrics.sent(from_instance);
     }
-    drop(in_flight);
+    drop((place, in_flight));
 }

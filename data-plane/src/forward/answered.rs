@@ -20,7 +20,7 @@ use crate::{
     rule::TimeLimit,
     serve::{RequestScope, Worker},
     socket::ServerSocket,
-    table::InFlight,
+    table::{InFlight, Place},
     upgrade::Switched,
 };
 
@@ -36,7 +36,17 @@ pub(super) struct Answered {
 /// What follows an answer's head.
 enum Rest {
     Body(AnswerSource),
-    Tunnel(ServerSocket, Bytes, Option<Box<websocket::Stream>>),
+    Tunnel(Tunnel),
+}
+
+/// A connection that has switched protocols.
+struct Tunnel {
+    socket: ServerSocket,
+    received: Bytes,
+    /// The client's stream, where it becomes a WebSocket.
+    stream: Option<Box<websocket::Stream>>,
+    /// Counts the connection.
+    place: Place,
 }
 
 impl Answered {
@@ -78,6 +88,11 @@ impl Answered {
         self.bounds().idle = Some(limit);
     }
 
+    /// Gives a place back when its body has ended.
+    pub(super) fn hold(&mut self, place: Place) {
+        self.bounds().retry = Some(place);
+    }
+
     fn bounds(&mut self) -> &mut Bounds {
         self.bounds.get_or_insert_default()
     }
@@ -98,9 +113,9 @@ impl Answered {
         }
         let body = match rest {
             Rest::Body(source) => ResponseBody::Instance(InstanceBody::new(source, in_flight, bounds, scope)),
-            Rest::Tunnel(socket, received, stream) => {
+            Rest::Tunnel(Tunnel { socket, received, stream, place }) => {
                 let client = Rc::clone(&scope.client);
-                let switched = Switched { socket, received, in_flight, scope };
+                let switched = Switched { socket, received, in_flight, place, scope };
                 match stream {
                     Some(stream) => stream.run(switched),
                     None => client.switch(switched),
@@ -142,7 +157,8 @@ pub(super) fn accept_http1(
     }
     draft.answer_began(parts.status);
     let rest = if switched {
-        let Some((socket, received)) = connection.connection.into_socket() else {
+        let Http1 { connection, place, .. } = *connection;
+        let Some((socket, received)) = connection.into_socket() else {
             let failure =
                 Failure::Protocol("a switch of protocols while the request is being sent".to_owned());
             return Err((failure, in_flight));
@@ -151,7 +167,7 @@ pub(super) fn accept_http1(
         if stream.is_some() {
             websocket::Stream::open(&mut parts);
         }
-        Rest::Tunnel(socket, received, stream)
+        Rest::Tunnel(Tunnel { socket, received, stream, place })
     } else {
         let upload = upload.and_then(|rest| {
             if draft.body().is_some_and(|body| body.is_held_back()) {

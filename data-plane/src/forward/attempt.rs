@@ -22,12 +22,8 @@ use crate::{
     answer::Answer,
     rule::{Limits, NO_LIMIT, Retry, Rule},
     serve::Worker,
-    table::{EndpointId, EndpointState, InFlight, Refusal, Target, Traffic},
+    table::{EndpointId, EndpointState, InFlight, NoRetry, Place, Refusal, Target, Traffic},
 };
-
-/// Why a request that may be sent again is not.
-const NO_BUDGET: &str =
-    "it was not sent again, as too many requests to this service were lately (its retry budget)";
 
 /// The attempts for one request.
 pub(super) struct Attempts<'a> {
@@ -49,6 +45,8 @@ pub(super) struct Attempts<'a> {
     last: Option<Failure>,
     /// The endpoint whose idle connection was closed, until it had a second try.
     stale: Option<Arc<EndpointState>>,
+    /// Counts the retry that is under way, where the service's policy limits them.
+    retrying: Option<Place>,
 }
 
 /// An attempt that brought no answer.
@@ -74,6 +72,7 @@ impl<'a> Attempts<'a> {
             made: 0,
             last: None,
             stale: None,
+            retrying: None,
         }
     }
 
@@ -174,7 +173,12 @@ impl<'a> Attempts<'a> {
                     watch.answered(&answered, &self.worker.metrics);
                     answered.in_flight().endpoint().report_success();
                     match self.refuse(answered, retry.filter(|_| !last), draft) {
-                        Ok(answered) => return Some(Ok(answered)),
+                        Ok(mut answered) => {
+                            if let Some(place) = self.retrying.take() {
+                                answered.hold(place);
+                            }
+                            return Some(Ok(answered));
+                        }
                         Err(failed) => failed,
                     }
                 }
@@ -193,10 +197,15 @@ impl<'a> Attempts<'a> {
             if last || !draft.may_send_again(&failure) {
                 return Some(Err(failure.answer(target.service.key())));
             }
-            if !target.service.may_retry() {
-                self.worker.metrics.retry_refused();
-                return Some(Err(failure.answer(target.service.key()).explained(NO_BUDGET)));
-            }
+            // Its own place is free for the next one.
+            self.retrying = None;
+            self.retrying = match target.service.retry() {
+                Ok(place) => place,
+                Err(why) => {
+                    self.worker.metrics.retry_refused();
+                    return Some(Err(failure.answer(target.service.key()).explained(&not_again(why))));
+                }
+            };
             self.tried.push(endpoint.id());
             self.stale = reused.then_some(endpoint);
             self.last = Some(failure);
@@ -314,6 +323,20 @@ impl<'a> Attempts<'a> {
     /// How long the answer's head may take from when the request has been sent.
     fn response_limit(&self) -> Duration {
         if self.limits.are_declared { NO_LIMIT } else { self.worker.config.timeouts.response }
+    }
+}
+
+/// Why a request that may be sent again is not.
+fn not_again(why: NoRetry) -> String {
+    match why {
+        NoRetry::Budget => {
+            "it was not sent again, as too many requests to this service were lately (its retry budget)"
+                .to_owned()
+        }
+        NoRetry::Full(most) => format!(
+            "it was not sent again, as {most} retries to this service are under way, which is all that its policy allows \
+             (circuitBreaker.maxRetries)"
+        ),
     }
 }
 

@@ -19,7 +19,7 @@ use crate::{
     pool::{Http1, StreamPermit},
     rule::TimeLimit,
     serve::{IdleTimer, RequestScope, Worker},
-    table::InFlight,
+    table::{InFlight, Place},
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -84,6 +84,8 @@ pub(super) struct Bounds {
     pub(super) deadline: Option<Instant>,
     /// How long it may pause; none: as the proxy says.
     pub(super) idle: Option<TimeLimit>,
+    /// What counts it as a retry until it has ended.
+    pub(super) retry: Option<Place>,
 }
 
 /// Where an instance's body comes from.

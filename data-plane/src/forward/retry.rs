@@ -8,13 +8,18 @@ use http::StatusCode;
 use waypost_proto::{name::ServiceKey, reason::Reason};
 
 use super::request_body::BodyFailure;
-use crate::{answer::Answer, pool::ConnectError};
+use crate::{
+    answer::Answer,
+    pool::{ConnectError, Full},
+};
 
 /// Why an attempt brought no answer.
 #[derive(Debug)]
 pub(super) enum Failure {
     /// There was no connection: nothing was sent.
     Connect(ConnectError),
+    /// There was none, as the service's policy allows no more. No other instance would change that.
+    Full(Full),
     /// The connection ended before anything of the request was sent.
     Unsent,
     /// The instance said that it has not looked at the request.
@@ -49,7 +54,7 @@ impl Failure {
             Self::Connect(_) | Self::Unsent | Self::Refused => !replay.body_begun,
             Self::Closed | Self::Late | Self::Unwanted(_) => replay.idempotent && !replay.body_begun,
             // It may be at work, or is answered; asking again would make it worse.
-            Self::Protocol(_) | Self::Timeout | Self::Client(_) => false,
+            Self::Full(_) | Self::Protocol(_) | Self::Timeout | Self::Client(_) => false,
         }
     }
 
@@ -57,7 +62,7 @@ impl Failure {
     /// (`reused`: it was there before).
     pub(super) fn is_the_servers(&self, reused: bool) -> bool {
         match self {
-            Self::Unsent | Self::Refused | Self::Client(_) => false,
+            Self::Full(_) | Self::Unsent | Self::Refused | Self::Client(_) => false,
             Self::Closed => !reused,
             _ => true,
         }
@@ -80,6 +85,9 @@ impl Failure {
                  there are"
                 ),
             ),
+            Self::Full(full) => {
+                (Reason::Overloaded, format!("nothing was sent to service {service}: {full}; try again"))
+            }
             Self::Unsent | Self::Refused | Self::Closed => (
                 Reason::UpstreamClosed,
                 format!(
@@ -137,6 +145,7 @@ mod tests {
             (Failure::Late, [true, false, false, false]),
             (Failure::Unwanted(StatusCode::SERVICE_UNAVAILABLE), [true, false, false, false]),
             (Failure::Protocol(String::new()), [false; 4]),
+            (Failure::Full(Full::Pending { most: 1 }), [false; 4]),
             (Failure::Timeout, [false; 4]),
             (Failure::Client(BodyFailure::Broken), [false; 4]),
         ] {

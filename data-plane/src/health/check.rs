@@ -18,7 +18,7 @@ use http::{
 use http_body_util::Empty;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use waypost_proto::instance::Protocol;
 
 use super::rules::{CheckKind, CheckRules};
@@ -40,7 +40,7 @@ async fn ask(endpoint: &EndpointState, rules: &CheckRules) -> Result<(), String>
     let is_http2 = matches!(rules.kind, CheckKind::Grpc(_)) || endpoint.protocol() != Protocol::Http1;
     let tls = endpoint.tls().map(|tls| &**tls);
     let limit = TimeLimit::new(rules.timeout, "healthCheck.timeout of the service's policy");
-    let connected = connect(endpoint.address(), tls, is_http2, limit).await;
+    let connected = connect(endpoint.address(), tls, is_http2, limit, Instant::now() + rules.timeout).await;
     let socket = connected.map_err(|error| format!("not connected: {error}"))?;
     let scheme = if tls.is_some() { "https" } else { "http" };
     match &rules.kind {

@@ -72,7 +72,7 @@ impl Sums<'_> {
             self.counter("waypost_upstream_retries_total", "Requests sent again.", |worker| &worker.retries),
             self.counter(
                 "waypost_upstream_retries_refused_total",
-                "Requests not sent again because the service's retry budget was used up.",
+                "Requests not sent again because of the service's retry budget or its limit of retries.",
                 |worker| &worker.retries_refused,
             ),
             self.mirrored(),

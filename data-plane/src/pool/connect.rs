@@ -7,10 +7,11 @@ use std::{io, net::SocketAddr};
 
 use tokio::{
     net::{TcpStream, lookup_host},
-    time::timeout,
+    time::{Instant, timeout_at},
 };
 use waypost_proto::address::Address;
 
+use super::terms::Full;
 use crate::{
     rule::TimeLimit,
     socket::ServerSocket,
@@ -35,6 +36,9 @@ pub(crate) enum ConnectError {
     /// The instance does not begin HTTP/2.
     #[error("no HTTP/2 there: {0}")]
     Handshake(hyper::Error),
+    /// The service's policy allows no more.
+    #[error("{0}")]
+    Full(Full),
     /// Another request's attempt, which this one waited for, has failed.
     #[error("{why}")]
     Shared {
@@ -46,18 +50,27 @@ pub(crate) enum ConnectError {
 }
 
 impl ConnectError {
+    /// The same for another request that has waited for it.
+    pub(super) fn shared(&self) -> Self {
+        match self {
+            Self::Full(full) => Self::Full(*full),
+            error => Self::Shared { why: error.to_string(), tls: error.is_tls() },
+        }
+    }
+
     /// Whether the instance was there and TLS with it failed.
     pub(crate) fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_) | Self::Shared { tls: true, .. })
     }
 }
 
-/// Connects, for HTTP/2 or HTTP/1.1.
+/// Connects, for HTTP/2 or HTTP/1.1. `limit` is what is said where it is not done by `until`.
 pub(crate) async fn connect(
     address: &Address,
     tls: Option<&BackendTls>,
     http2: bool,
     limit: TimeLimit,
+    until: Instant,
 ) -> Result<ServerSocket, ConnectError> {
     let connected = async {
         let socket = match address.socket_addr() {
@@ -73,7 +86,7 @@ pub(crate) async fn connect(
             None => Ok(ServerSocket::Plain(socket)),
         }
     };
-    timeout(limit.length, connected).await.unwrap_or(Err(ConnectError::Timeout(limit)))
+    timeout_at(until, connected).await.unwrap_or(Err(ConnectError::Timeout(limit)))
 }
 
 async fn connect_by_name(address: &Address) -> Result<TcpStream, ConnectError> {

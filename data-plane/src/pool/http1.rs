@@ -2,13 +2,15 @@
 
 use std::time::{Duration, Instant};
 
-use crate::http1::Connection;
+use crate::{http1::Connection, table::Place};
 
 /// An HTTP/1.1 connection, and how long its instance keeps it.
 pub(crate) struct Http1 {
     pub(crate) connection: Connection,
     /// How long the instance says that it keeps the connection while idle.
     pub(crate) keep_alive: Option<Duration>,
+    /// Counts it as one of the service's connections.
+    pub(crate) place: Place,
 }
 
 /// A connection that waits for its next request.
@@ -27,6 +29,11 @@ impl IdleHttp1 {
 
     pub(super) fn into_connection(self) -> Box<Http1> {
         self.connection
+    }
+
+    /// Counts it as one of its service's connections.
+    pub(super) fn place(&self) -> &Place {
+        &self.connection.place
     }
 
     pub(super) fn is_worth_keeping(&mut self, now: Instant) -> bool {

@@ -19,14 +19,13 @@ use hyper::{
     },
 };
 use hyper_util::rt::{TokioIo, TokioTimer};
-use tokio::{sync::Notify, time::timeout};
+use tokio::{sync::Notify, time::timeout_at};
 
-use super::{ConnectError, connect};
+use super::{ConnectError, connect, terms::Terms};
 use crate::{
     forward::RequestBody,
-    rule::TimeLimit,
     serve::{LocalExecutor, ServeConfig},
-    table::EndpointState,
+    table::{EndpointState, Place, Usage},
 };
 
 /// Streams beyond which another connection is made: what RFC 9113 asks servers to allow at least.
@@ -59,6 +58,8 @@ struct Load {
     streams: Cell<u32>,
     /// When the last stream ended.
     idle_since: Cell<Instant>,
+    /// The service's, which it counts on.
+    usage: Arc<Usage>,
 }
 
 /// A stream's place on a connection, given back when dropped.
@@ -82,8 +83,7 @@ pub(super) struct SharedHttp2 {
 #[derive(Default)]
 struct Dialling {
     over: Notify,
-    /// Why, and whether in TLS.
-    failed: RefCell<Option<(String, bool)>>,
+    failed: RefCell<Option<ConnectError>>,
 }
 
 /// Begins HTTP/2 on sockets.
@@ -103,17 +103,29 @@ impl Dialler {
         Self { builder }
     }
 
-    async fn dial(&self, endpoint: &EndpointState, limit: TimeLimit) -> Result<Http2, ConnectError> {
+    /// Makes a connection, with its place or the next one that comes back.
+    async fn dial(
+        &self,
+        endpoint: &EndpointState,
+        terms: &Terms,
+        place: Option<Place>,
+    ) -> Result<Http2, ConnectError> {
+        let place = match place {
+            Some(place) => place,
+            None => terms.in_time(terms.next_place()).await?,
+        };
         let tls = endpoint.tls().map(|tls| &**tls);
-        let stream = connect(endpoint.address(), tls, true, limit).await?;
-        let begun = timeout(limit.length, self.builder.handshake(TokioIo::new(stream))).await;
+        let stream = connect(endpoint.address(), tls, true, terms.limit, terms.until).await?;
+        let begun = timeout_at(terms.until, self.builder.handshake(TokioIo::new(stream))).await;
         let (sender, connection) =
-            begun.map_err(|_| ConnectError::Timeout(limit))?.map_err(ConnectError::Handshake)?;
+            begun.map_err(|_| ConnectError::Timeout(terms.limit))?.map_err(ConnectError::Handshake)?;
         tokio::task::spawn_local(async move {
             // How it ended is told to the streams that it carries.
             let _ = connection.await;
+            drop(place);
         });
-        let load = Load { streams: Cell::new(0), idle_since: Cell::new(Instant::now()) };
+        let usage = Arc::clone(&terms.usage);
+        let load = Load { streams: Cell::new(0), idle_since: Cell::new(Instant::now()), usage };
         Ok(Http2 { sender, load: Rc::new(load) })
     }
 }
@@ -127,22 +139,34 @@ impl SharedHttp2 {
         self.connections.borrow().is_empty() && self.dialling.borrow().is_none()
     }
 
-    /// A place on the connection that carries least, or on a new one.
+    /// A place on a new connection; where the service may have no more of them, on one that is full, if there is one.
+    /// `free` is asked for the connection's place.
     pub(super) async fn stream(
         self: Rc<Self>,
         endpoint: &Arc<EndpointState>,
         dialler: &Dialler,
-        limit: TimeLimit,
+        terms: &Terms,
         most: usize,
+        free: impl Fn() -> Option<Place>,
     ) -> Result<Dialled, ConnectError> {
-        if let Some(dialled) = self.place(true, most) {
-            return Ok(dialled);
-        }
+        let _pending = terms.wait()?;
         for _ in 0..DIALS {
-            let dialling = self.dial(endpoint, dialler, limit);
+            let under_way = self.dialling.borrow().clone();
+            let dialling = match under_way {
+                Some(dialling) => dialling,
+                None => {
+                    let place = free();
+                    if place.is_none()
+                        && let Some(dialled) = self.place(true, 0)
+                    {
+                        return Ok(dialled);
+                    }
+                    self.dial(endpoint, dialler, terms, place)
+                }
+            };
             dialling.over.notified().await;
-            if let Some((why, tls)) = &*dialling.failed.borrow() {
-                return Err(ConnectError::Shared { why: why.clone(), tls: *tls });
+            if let Some(error) = &*dialling.failed.borrow() {
+                return Err(error.shared());
             }
             if let Some(dialled) = self.place(false, most) {
                 return Ok(dialled);
@@ -152,7 +176,8 @@ impl SharedHttp2 {
         Err(ConnectError::Shared { why, tls: false })
     }
 
-    fn place(&self, reused: bool, most: usize) -> Option<Dialled> {
+    /// A place on the connection that carries least, unless it is full and another one may be made.
+    pub(super) fn place(&self, reused: bool, most: usize) -> Option<Dialled> {
         let mut connections = self.connections.borrow_mut();
         connections.retain(|connection| !connection.sender.is_closed());
         let least = connections.iter().min_by_key(|connection| connection.load.streams.get())?;
@@ -164,25 +189,22 @@ impl SharedHttp2 {
         })
     }
 
-    /// Joins the attempt that is under way, or begins one in a task of its own: it is to go on where the request
-    /// that began it goes away.
+    /// Begins to make a connection in a task of its own: it is to go on where the request that began it goes away.
     fn dial(
         self: &Rc<Self>,
         endpoint: &Arc<EndpointState>,
         dialler: &Dialler,
-        limit: TimeLimit,
+        terms: &Terms,
+        place: Option<Place>,
     ) -> Rc<Dialling> {
-        if let Some(dialling) = &*self.dialling.borrow() {
-            return Rc::clone(dialling);
-        }
         let dialling = Rc::new(Dialling::default());
         *self.dialling.borrow_mut() = Some(Rc::clone(&dialling));
         let (shared, endpoint, dialler) = (Rc::clone(self), Arc::clone(endpoint), dialler.clone());
-        let begun = Rc::clone(&dialling);
+        let (begun, terms) = (Rc::clone(&dialling), terms.clone());
         tokio::task::spawn_local(async move {
-            match dialler.dial(&endpoint, limit).await {
+            match dialler.dial(&endpoint, &terms, place).await {
                 Ok(connection) => shared.connections.borrow_mut().push(connection),
-                Err(error) => *begun.failed.borrow_mut() = Some((error.to_string(), error.is_tls())),
+                Err(error) => *begun.failed.borrow_mut() = Some(error),
             }
             *shared.dialling.borrow_mut() = None;
             begun.over.notify_waiters();
@@ -190,14 +212,26 @@ impl SharedHttp2 {
         dialling
     }
 
-    /// Closes connections that have been idle for `limit`.
+    /// Closes connections that have been idle for `limit`, and those that are idle while somebody waits for another one to
+    /// the service.
     pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
         self.connections.borrow_mut().retain(|connection| {
             let load = &connection.load;
-            let idle =
-                load.streams.get() == 0 && now.saturating_duration_since(load.idle_since.get()) >= limit;
+            let is_over =
+                || load.usage.is_starved() || now.saturating_duration_since(load.idle_since.get()) >= limit;
+            let idle = load.streams.get() == 0 && is_over();
             !idle && !connection.sender.is_closed()
         });
+    }
+
+    /// Closes a connection of a service that is idle. Its place comes back soon.
+    pub(super) fn give_up_idle(&self, usage: &Arc<Usage>) -> bool {
+        let mut connections = self.connections.borrow_mut();
+        let is_idle = |connection: &Http2| {
+            connection.load.streams.get() == 0 && Arc::ptr_eq(&connection.load.usage, usage)
+        };
+        let found = connections.iter().position(is_idle);
+        found.map(|at| connections.swap_remove(at)).is_some()
     }
 }
 

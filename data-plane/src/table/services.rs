@@ -10,6 +10,7 @@ use super::{
     declared::Subset,
     endpoints::{EndpointSet, EndpointState, now},
     traffic::Traffic,
+    usage::{Place, Usage, Use},
 };
 use crate::{
     balance::{Balancer, Policy},
@@ -47,6 +48,7 @@ pub struct ServiceTable {
     /// Goes on from table to table.
     retries: Arc<RetryBudget>,
     breaker: Arc<Breaker>,
+    usage: Arc<Usage>,
 }
 
 /// Why no request goes to a service now.
@@ -54,6 +56,15 @@ pub struct ServiceTable {
 pub(crate) enum Refusal {
     /// Its breaker is open, for so long at least.
     Open(Duration),
+    /// As many are under way as may be.
+    Full(u64),
+}
+
+/// Why a request is not sent again, though it might be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum NoRetry {
+    /// The budget is used up.
+    Budget,
     /// As many are under way as may be.
     Full(u64),
 }
@@ -71,6 +82,7 @@ impl ServiceTable {
             traffic,
             retries: Arc::default(),
             breaker: Arc::default(),
+            usage: Arc::default(),
         }
     }
 
@@ -105,6 +117,11 @@ impl ServiceTable {
             let policy = self.traffic.as_ref().map_or(own, |traffic| &traffic.policy).clone();
             self.rebuild(|_| policy());
         }
+    }
+
+    /// How much of it is used.
+    pub(crate) fn usage(&self) -> &Arc<Usage> {
+        &self.usage
     }
 
     /// The endpoints that take traffic.
@@ -150,12 +167,18 @@ impl ServiceTable {
         self.breaker.open_for(now())
     }
 
-    /// Whether a request to it may be sent again; each time that it may counts. Not for requests that are answered.
-    pub(crate) fn may_retry(&self) -> bool {
-        let declared = self.traffic.as_ref().map(|traffic| traffic.retry_allowance);
-        self.retries.withdraw(declared.unwrap_or_default(), now(), || {
+    /// Asks to send a request to it again; each time that it may be counts. Not for requests that are answered. The place
+    /// is to be held for as long as the retry is under way; there is none where no limit is declared.
+    pub(crate) fn retry(&self) -> Result<Option<Place>, NoRetry> {
+        let traffic = self.traffic.as_ref();
+        let most = traffic.and_then(|traffic| traffic.most_retries);
+        let taken = most.map(|most| self.usage.take(Use::Retry, Some(most)).ok_or(NoRetry::Full(most)));
+        let place = taken.transpose()?;
+        let allowance = traffic.map(|traffic| traffic.retry_allowance).unwrap_or_default();
+        let granted = self.retries.withdraw(allowance, now(), || {
             self.members.iter().map(|member| u64::from(member.state.begun())).sum()
-        })
+        });
+        if granted { Ok(place) } else { Err(NoRetry::Budget) }
     }
 
     fn place(&self, id: &str) -> Result<usize, usize> {

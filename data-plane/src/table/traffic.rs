@@ -42,6 +42,12 @@ pub struct Traffic {
     pub(super) trip: Option<Trip>,
     /// How many may be under way at once; none: any number.
     pub(super) most_requests: Option<u64>,
+    /// How many connections there may be; none: any number.
+    pub(crate) most_connections: Option<u64>,
+    /// How many requests may wait for one; none: any number.
+    pub(crate) most_pending: Option<u64>,
+    /// How many retries; none: any number that the budget lets through.
+    pub(super) most_retries: Option<u64>,
     /// How many to one instance; none: any number.
     pub(super) most_per_instance: Option<u64>,
     /// Who of its endpoints is passed over.
@@ -66,6 +72,9 @@ impl Traffic {
             trip: breaker.and_then(Trip::of),
             health: HealthRules::of(entry),
             most_requests: most(|breaker| breaker.max_requests),
+            most_connections: most(|breaker| breaker.max_connections),
+            most_pending: most(|breaker| breaker.max_pending_requests),
+            most_retries: most(|breaker| breaker.max_retries),
             most_per_instance: most(|breaker| breaker.max_requests_per_instance),
         }
     }

@@ -98,6 +98,11 @@ impl Http2Instance {
         Self { address, accepted }
     }
 
+    /// How many connections it has accepted.
+    pub(crate) fn accepted(&self) -> usize {
+        self.accepted.load(Ordering::SeqCst)
+    }
+
     /// Answers with the request's fields as text, and its body and trailers back.
     pub(crate) async fn mirror() -> Self {
         Self::start(|request| async move {

@@ -1,6 +1,13 @@
 //! What a service's policy says of connections, of pauses, and of how much may be under way at once.
 
-use std::{net::SocketAddr, time::Duration};
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use tokio::{
     net::{TcpListener, TcpSocket, TcpStream},
@@ -9,13 +16,15 @@ use tokio::{
 };
 use tokio_util::sync::CancellationToken;
 use waypost_proto::{
+    instance::Protocol,
     time::wire_duration,
     v1::{CircuitBreaker, TrafficEntry, TrafficTimeouts},
 };
 use waypost_proxy::serve::ServeConfig;
 
 use crate::{
-    policy::{GET, OK, SHORT, send, told, with_config, with_policy},
+    http2::Http2Instance,
+    policy::{GET, LONG, OK, SHORT, policy, retry, send, told, with_config, with_policy},
     support::{Client, Instance, Proxy, soon},
 };
 
@@ -203,4 +212,147 @@ async fn where_all_instances_are_full_it_is_said_so() {
         assert_eq!(client.response().await.status, 200);
     }
     assert_eq!(send(&proxy, GET).await.status, 200, "there is room again");
+}
+
+#[tokio::test]
+async fn no_more_retries_are_under_way_than_the_policy_allows() {
+    let released = CancellationToken::new();
+    let release = released.clone();
+    let (asked, mut arrived) = mpsc::unbounded_channel();
+    // It closes once for each client, and answers the retry when it is told to.
+    let instance = Instance::start(move |mut wire, number| {
+        let (asked, release) = (asked.clone(), release.clone());
+        async move {
+            wire.request().await;
+            if number % 2 == 0 && !release.is_cancelled() {
+                return;
+            }
+            asked.send(()).expect("the test waits");
+            release.cancelled().await;
+            wire.send(OK).await;
+        }
+    })
+    .await;
+    let most = CircuitBreaker { max_retries: 1, ..CircuitBreaker::default() };
+    let entry = TrafficEntry { retry: Some(retry(1, &[])), ..limited(most) };
+    let proxy = with_policy(&[&instance], entry);
+    let mut first = ask(&proxy).await;
+    soon("a retry", arrived.recv()).await.expect("it arrives");
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), (502, Some("upstream_closed".to_owned())), "the failure is answered as it is");
+    assert!(answer.text().contains("circuitBreaker.maxRetries"), "{}", answer.text());
+    assert!(proxy.metrics.render().contains("waypost_upstream_retries_refused_total 1"));
+    released.cancel();
+    assert_eq!(first.response().await.status, 200);
+}
+
+/// What a policy says that limits connections, which may take this long.
+fn connections(most: u32, pending: u32, wait: Duration) -> TrafficEntry {
+    let most =
+        CircuitBreaker { max_connections: most, max_pending_requests: pending, ..CircuitBreaker::default() };
+    TrafficEntry { circuit_breaker: Some(most), ..connect(wait) }
+}
+
+#[tokio::test]
+async fn requests_wait_for_a_connection_and_take_the_one_that_is_free_again() {
+    let mut held = Held::start().await;
+    let proxy = with_policy(&[&held.instance], connections(1, 0, LONG));
+    let mut clients = vec![ask(&proxy).await];
+    held.arrival().await;
+    for _ in 0..3 {
+        clients.push(ask(&proxy).await);
+    }
+    proxy.until_in_flight(held.instance.address, 4).await;
+    held.released.cancel();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(held.instance.accepted(), 1, "it is used again, and is the only one");
+}
+
+#[tokio::test]
+async fn no_more_requests_wait_for_a_connection_than_the_policy_allows() {
+    let mut held = Held::start().await;
+    let proxy = with_policy(&[&held.instance], connections(1, 1, LONG));
+    let mut first = ask(&proxy).await;
+    held.arrival().await;
+    let mut second = ask(&proxy).await;
+    proxy.until_in_flight(held.instance.address, 2).await;
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), overloaded());
+    assert!(answer.text().contains("1 requests wait for a connection"), "{}", answer.text());
+    assert!(answer.text().contains("circuitBreaker.maxPendingRequests"), "{}", answer.text());
+    held.released.cancel();
+    assert_eq!(first.response().await.status, 200);
+    assert_eq!(second.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_in_vain_is_told_which_limit_it_met() {
+    let mut held = Held::start().await;
+    let proxy = with_policy(&[&held.instance], connections(1, 0, SHORT));
+    let mut first = ask(&proxy).await;
+    held.arrival().await;
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), overloaded());
+    let said = answer.text();
+    assert!(said.contains("circuitBreaker.maxConnections"), "{said}");
+    assert!(said.contains("200ms (timeouts.connect of the service's policy)"), "{said}");
+    assert!(proxy.endpoint(held.instance.address).cooling_down().is_zero(), "the instance is not to blame");
+    held.released.cancel();
+    assert_eq!(first.response().await.status, 200);
+}
+
+#[tokio::test]
+async fn idle_connections_make_room_for_others() {
+    let (one, other) = (Instance::answering(OK).await, Instance::answering(OK).await);
+    let proxy = with_policy(&[&one, &other], connections(1, 0, LONG));
+    for _ in 0..6 {
+        assert_eq!(send(&proxy, GET).await.status, 200);
+    }
+    assert!(one.accepted() > 0 && other.accepted() > 0, "in turn");
+
+    let (one, other) = (Http2Instance::mirror().await, Http2Instance::mirror().await);
+    let addresses = [one.address, other.address];
+    let mut proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &addresses);
+    proxy.declare(policy(connections(1, 0, LONG)));
+    for _ in 0..6 {
+        assert_eq!(send(&proxy, GET).await.status, 200);
+    }
+    assert!(one.accepted() > 0 && other.accepted() > 0, "in turn");
+}
+
+#[tokio::test]
+async fn workers_share_the_connections_that_there_may_be() {
+    const MOST: usize = 2;
+    let (under_way, most_seen) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));
+    let (counter, seen) = (Arc::clone(&under_way), Arc::clone(&most_seen));
+    let instance = Instance::start(move |mut wire, _| {
+        let (counter, seen) = (Arc::clone(&counter), Arc::clone(&seen));
+        async move {
+            while wire.request().await.is_some() {
+                seen.fetch_max(counter.fetch_add(1, Ordering::SeqCst) + 1, Ordering::SeqCst);
+                tokio::task::yield_now().await;
+                counter.fetch_sub(1, Ordering::SeqCst);
+                wire.send(OK).await;
+            }
+        }
+    })
+    .await;
+    let mut proxy = Proxy::of_two_workers(&[instance.address]);
+    proxy.declare(policy(connections(u32::try_from(MOST).expect("few"), 0, LONG)));
+    let address = proxy.address;
+    let clients = (0..8).map(|_| {
+        tokio::spawn(async move {
+            let mut client = Client::connect(address).await;
+            for _ in 0..20 {
+                client.send(GET).await;
+                assert_eq!(client.response().await.status, 200);
+            }
+        })
+    });
+    for client in clients.collect::<Vec<_>>() {
+        client.await.expect("all are answered");
+    }
+    assert!((1..=MOST).contains(&most_seen.load(Ordering::SeqCst)), "{most_seen:?}");
 }

@@ -64,9 +64,13 @@ pub(crate) struct Proxy {
 impl Proxy {
     /// A proxy without a table. One worker, so that tests see one pool.
     pub(crate) fn without_table(config: ServeConfig) -> Self {
+        Self::with_workers(1, config)
+    }
+
+    fn with_workers(threads: usize, config: ServeConfig) -> Self {
         let shared = SharedTable::new();
         let metrics = Arc::new(Metrics::new());
-        let config = ServeConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), threads: 1, ..config };
+        let config = ServeConfig { listen: SocketAddr::from(([127, 0, 0, 1], 0)), threads, ..config };
         let running = serve::start(config, shared.clone(), Arc::clone(&metrics)).expect("a free port");
         let mut compiler =
             Compiler::new(shared.clone(), PolicyName::RoundRobin.policy(), Arc::new(Notify::new()));
@@ -85,16 +89,24 @@ impl Proxy {
 
     /// The same with instances that speak another protocol.
     pub(crate) fn speaking(protocol: Protocol, config: ServeConfig, instances: &[SocketAddr]) -> Self {
-        let mut proxy = Self::without_table(config);
+        Self::without_table(config).routing_to(protocol, instances)
+    }
+
+    /// The same with two workers.
+    pub(crate) fn of_two_workers(instances: &[SocketAddr]) -> Self {
+        Self::with_workers(2, ServeConfig::default()).routing_to(Protocol::Http1, instances)
+    }
+
+    fn routing_to(mut self, protocol: Protocol, instances: &[SocketAddr]) -> Self {
         let strip = RouteMatch::Prefix { path: "/api".parse().expect("a prefix"), strip: true };
         let keep = RouteMatch::Template("GET /exact/{id}".parse().expect("a template"));
-        proxy.change(Change {
+        self.change(Change {
             services: vec![api()],
             instances: endpoints(protocol, InstanceState::Up, instances),
             routes: vec![Route::new(api(), strip, Vec::new()), Route::new(api(), keep, Vec::new())],
             ..Change::default()
         });
-        proxy
+        self
     }
 
     /// Serves by the table after a change.

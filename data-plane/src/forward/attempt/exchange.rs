@@ -48,11 +48,11 @@ impl Attempts<'_> {
         let limit = self.response_limit();
         loop {
             let idle = if fresh { None } else { worker.pools.idle_http1(endpoint) };
-            let reused = idle.is_some();
-            let mut connection = match idle {
-                Some(connection) => connection,
+            let (mut connection, reused) = match idle {
+                Some(connection) => (connection, true),
                 None => {
-                    let connected = Box::pin(worker.pools.connect_http1(endpoint, target.service)).await;
+                    let connected =
+                        Box::pin(worker.pools.connect_http1(endpoint, target.service, fresh)).await;
                     connected.map_err(|error| self.not_connected(error, endpoint))?
                 }
             };
@@ -114,8 +114,14 @@ impl Attempts<'_> {
     }
 
     fn not_connected(&self, error: ConnectError, endpoint: &Arc<EndpointState>) -> Failed {
-        self.worker.metrics.upstream_connect_failed();
-        Failed { failure: Failure::Connect(error), endpoint: Arc::clone(endpoint), reused: false }
+        let failure = match error {
+            ConnectError::Full(full) => Failure::Full(full),
+            error => {
+                self.worker.metrics.upstream_connect_failed();
+                Failure::Connect(error)
+            }
+        };
+        Failed { failure, endpoint: Arc::clone(endpoint), reused: false }
     }
 
     fn count_connection(&self, reused: bool) {

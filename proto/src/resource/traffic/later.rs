@@ -20,11 +20,7 @@ pub fn later(manifest: &Manifest) -> Vec<Finding> {
 }
 
 fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
-    let breaker = policy.circuit_breaker.as_ref();
     let named = [
-        ("circuitBreaker.maxConnections", breaker.is_some_and(|it| it.max_connections.is_some())),
-        ("circuitBreaker.maxPendingRequests", breaker.is_some_and(|it| it.max_pending_requests.is_some())),
-        ("circuitBreaker.maxRetries", breaker.is_some_and(|it| it.max_retries.is_some())),
         ("hedging", policy.hedging.is_some()),
         ("adaptiveConcurrency", policy.adaptive_concurrency.is_some()),
     ];
@@ -49,7 +45,8 @@ spec:
   loadBalancer: {type: PeakEwma}
   retry: {attempts: 2, budget: {percent: 10}}
   timeouts: {request: 5s, idle: 1s}
-  circuitBreaker: {failurePercent: 50, maxRequests: 10, maxRetries: 2}
+  circuitBreaker: {failurePercent: 50, maxRequests: 10, maxConnections: 2}
+  adaptiveConcurrency: {minimum: 3}
   hedging: {delay: 10ms}
 "
             .to_owned(),
@@ -57,6 +54,6 @@ spec:
         let parsed = parse(&documents).expect("its fields keep their rules");
         let found: Vec<String> =
             later(&parsed[0].manifest).iter().map(|finding| finding.field.to_string()).collect();
-        assert_eq!(found, ["spec.circuitBreaker.maxRetries", "spec.hedging"]);
+        assert_eq!(found, ["spec.hedging", "spec.adaptiveConcurrency"]);
     }
 }
