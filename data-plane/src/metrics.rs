@@ -95,6 +95,9 @@ pub struct Worker {
     upstream_reuses: Count,
     retries: Count,
     retries_refused: Count,
+    hedges: Count,
+    hedges_won: Count,
+    hedges_refused: Count,
     mirrored: [Count; Mirrored::ALL.len()],
     ejections: [Count; Cause::ALL.len()],
     checks_passed: Count,
@@ -178,6 +181,21 @@ impl Worker {
     /// allows.
     pub fn retry_refused(&self) {
         self.retries_refused.add(1);
+    }
+
+    /// A second instance was asked, as the first took long.
+    pub fn hedged(&self) {
+        self.hedges.add(1);
+    }
+
+    /// The second instance's answer was the one that counts.
+    pub fn hedge_won(&self) {
+        self.hedges_won.add(1);
+    }
+
+    /// No second instance was asked, as the service's budget of retries, or a limit of its policy, has not allowed it.
+    pub fn hedge_refused(&self) {
+        self.hedges_refused.add(1);
     }
 
     /// A copy of a request is done with.

@@ -34,6 +34,13 @@ use waypost_proto::{
     v1::{DeclaredEntry, Position},
 };
 
+pub(crate) use self::{
+    breaker::Admission,
+    cooldown::{Backoff, Lengths},
+    edge::TlsSite,
+    services::{NoRetry, Refusal},
+    usage::{Place, Usage, Use},
+};
 pub use self::{
     budget::RetryAllowance,
     edge::{Edge, OWN_PORT, Port},
@@ -44,12 +51,6 @@ pub use self::{
     shared::{NotKept, Served, SharedTable, TableReader},
     traffic::Traffic,
     update::{Compiler, Source},
-};
-pub(crate) use self::{
-    cooldown::{Backoff, Lengths},
-    edge::TlsSite,
-    services::{NoRetry, Refusal},
-    usage::{Place, Usage, Use},
 };
 use self::{
     declared::{Backend, BackendRef, Declared, Listener, RequestView},

@@ -90,7 +90,7 @@ impl Answered {
 
     /// Gives a place back when its body has ended.
     pub(super) fn hold(&mut self, place: Place) {
-        self.bounds().retry = Some(place);
+        self.bounds().retries.push(place);
     }
 
     fn bounds(&mut self) -> &mut Bounds {

@@ -5,19 +5,16 @@
 //! route, or the service's policy, says how often to try, its instances are tried again when all have been.
 
 mod exchange;
+mod hedge;
+mod observed;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use waypost_proto::reason::Reason;
 
-use super::{
-    answered::Answered,
-    draft::Draft,
-    measure::{Measure, is_failure},
-    retry::Failure,
-    watch::Watch,
-};
+use self::observed::Observed;
+use super::{answered::Answered, draft::Draft, retry::Failure};
 use crate::{
     answer::Answer,
     rule::{Limits, NO_LIMIT, Retry, Rule},
@@ -47,6 +44,10 @@ pub(super) struct Attempts<'a> {
     stale: Option<Arc<EndpointState>>,
     /// Counts the retry that is under way, where the service's policy limits them.
     retrying: Option<Place>,
+    /// After so long without an answer's head a second instance is asked.
+    hedge_after: Option<Duration>,
+    /// Whether it is for a copy of a request, whose answer nobody waits for.
+    is_copy: bool,
 }
 
 /// An attempt that brought no answer.
@@ -73,12 +74,19 @@ impl<'a> Attempts<'a> {
             last: None,
             stale: None,
             retrying: None,
+            hedge_after: None,
+            is_copy: false,
         }
     }
 
     /// The same by a rule of a declared route.
     pub(super) fn by(self, rule: &'a Rule) -> Self {
         Self { rule: Some(rule), limits: rule.limits, ..self }
+    }
+
+    /// The same for a copy, whose answer nobody waits for.
+    pub(super) fn of_copy(self) -> Self {
+        Self { is_copy: true, ..self }
     }
 
     /// Has an instance be asked first.
@@ -110,6 +118,7 @@ impl<'a> Attempts<'a> {
             let trusted = &self.worker.config.trusted_proxies;
             self.key = traffic.key.key(draft.headers(), draft.target().query(), trusted);
         }
+        self.hedge_after = traffic.hedge_after.filter(|_| !self.is_copy);
         // A rule's own limit is kept by whoever has the rule.
         let has_own = self.rule.is_some_and(|rule| rule.limits.are_declared);
         if !has_own {
@@ -141,22 +150,24 @@ impl<'a> Attempts<'a> {
         let retry = retry.or_else(|| target.service.traffic()?.retry.as_ref());
         self.has_retry = retry.is_some();
         let most = retry.and_then(|retry| retry.attempts).unwrap_or(self.worker.config.retries);
-        let is_plain = self.rule.is_none() && retry.is_none() && self.limits.attempt.is_none();
+        let is_plain = self.rule.is_none()
+            && retry.is_none()
+            && self.limits.attempt.is_none()
+            && self.hedge_after.is_none();
         loop {
             let admitted = match target.service.admit() {
                 Ok(admitted) => admitted,
                 Err(refusal) => return Some(Err(self.refused(refusal, target))),
             };
             let (in_flight, fresh) = self.pick(target)?;
-            let measure = Measure::begin(target, &in_flight);
-            let watch = Watch::begin(target);
+            let observed = Observed::begin(target, &in_flight, admitted);
             if self.made > 0 {
                 self.worker.metrics.retried();
             }
             self.made += 1;
             let last = self.made > most;
-            let attempted = if is_plain {
-                self.attempt(in_flight, fresh, target, draft).await
+            let (attempted, observed) = if is_plain {
+                (self.attempt(in_flight, fresh, target, draft).await, observed)
             } else {
                 if retry.is_some() {
                     draft.restore();
@@ -164,36 +175,20 @@ impl<'a> Attempts<'a> {
                         draft.keep();
                     }
                 }
-                Box::pin(self.attempt_within(in_flight, fresh, target, draft)).await
+                Box::pin(self.attempt_hedged(in_flight, fresh, target, draft, observed)).await
             };
+            observed.ended(&attempted, target, &self.worker.metrics);
+            let attempted =
+                attempted.and_then(|answered| self.refuse(answered, retry.filter(|_| !last), draft));
             let Failed { failure, endpoint, reused } = match attempted {
-                Ok(answered) => {
-                    measure.answered(answered.status(), answered.headers());
-                    target.service.report(admitted, || is_failure(answered.status(), answered.headers()));
-                    watch.answered(&answered, &self.worker.metrics);
-                    answered.in_flight().endpoint().report_success();
-                    match self.refuse(answered, retry.filter(|_| !last), draft) {
-                        Ok(mut answered) => {
-                            if let Some(place) = self.retrying.take() {
-                                answered.hold(place);
-                            }
-                            return Some(Ok(answered));
-                        }
-                        Err(failed) => failed,
+                Ok(mut answered) => {
+                    if let Some(place) = self.retrying.take() {
+                        answered.hold(place);
                     }
+                    return Some(Ok(answered));
                 }
-                Err(failed) => {
-                    measure.failed(&failed.failure, failed.reused);
-                    if failed.failure.is_the_servers(failed.reused) {
-                        target.service.report(admitted, || true);
-                    }
-                    watch.failed(&failed.endpoint, &failed.failure, failed.reused, &self.worker.metrics);
-                    failed
-                }
+                Err(failed) => failed,
             };
-            if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {
-                endpoint.report_failure();
-            }
             if last || !draft.may_send_again(&failure) {
                 return Some(Err(failure.answer(target.service.key())));
             }

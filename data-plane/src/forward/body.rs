@@ -84,8 +84,8 @@ pub(super) struct Bounds {
     pub(super) deadline: Option<Instant>,
     /// How long it may pause; none: as the proxy says.
     pub(super) idle: Option<TimeLimit>,
-    /// What counts it as a retry until it has ended.
-    pub(super) retry: Option<Place>,
+    /// What counts it as a retry until it has ended: one place, or another one where it is the second of two.
+    pub(super) retries: Vec<Place>,
 }
 
 /// Where an instance's body comes from.

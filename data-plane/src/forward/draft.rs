@@ -173,6 +173,11 @@ impl Draft {
         !self.given && failure.may_retry(self.replay())
     }
 
+    /// Whether two instances may be asked at once: it may be done twice, and has no body, which can be read once only.
+    pub(super) fn may_be_sent_twice_at_once(&self) -> bool {
+        !self.given && self.method.is_idempotent() && self.body.is_none()
+    }
+
     fn replay(&self) -> Replay {
         Replay {
             idempotent: self.method.is_idempotent(),

@@ -75,6 +75,21 @@ impl Sums<'_> {
                 "Requests not sent again because of the service's retry budget or its limit of retries.",
                 |worker| &worker.retries_refused,
             ),
+            self.counter(
+                "waypost_hedges_total",
+                "Second requests, sent as the first took long to be answered.",
+                |worker| &worker.hedges,
+            ),
+            self.counter(
+                "waypost_hedges_won_total",
+                "Second requests whose answer was the one that counts.",
+                |worker| &worker.hedges_won,
+            ),
+            self.counter(
+                "waypost_hedges_refused_total",
+                "Second requests not sent because of the service's retry budget or a limit of its policy.",
+                |worker| &worker.hedges_refused,
+            ),
             self.mirrored(),
             self.ejections(),
             self.checks(),

@@ -5,10 +5,11 @@
 //!
 //! Deliberately absent: state. What changes with every request belongs to endpoints, balancers or whoever counts.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use waypost_proto::{
     name::ServiceKey,
+    time::duration,
     v1::{CircuitBreaker, DeclaredEntry, TrafficEntry, declared_entry::Kind},
 };
 
@@ -38,6 +39,8 @@ pub struct Traffic {
     pub(crate) limits: Limits,
     /// How long their parts may take, whatever a route says.
     pub(crate) waits: Waits,
+    /// After so long without an answer's head a second request goes out; none: never.
+    pub(crate) hedge_after: Option<Duration>,
     /// When its breaker opens; none: never.
     pub(super) trip: Option<Trip>,
     /// How many may be under way at once; none: any number.
@@ -69,6 +72,7 @@ impl Traffic {
             retry: entry.retry.as_ref().and_then(Retry::of_service),
             limits: entry.timeouts.as_ref().map(Limits::of_service).unwrap_or_default(),
             waits: entry.timeouts.as_ref().map(Waits::of_service).unwrap_or_default(),
+            hedge_after: entry.hedging.as_ref().and_then(|hedging| duration(hedging.delay.as_ref()?)),
             trip: breaker.and_then(Trip::of),
             health: HealthRules::of(entry),
             most_requests: most(|breaker| breaker.max_requests),

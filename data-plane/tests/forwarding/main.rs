@@ -10,6 +10,7 @@ mod bodies;
 mod declared;
 mod grpc_web;
 mod health;
+mod hedging;
 mod http2;
 mod limits;
 mod listeners;

@@ -20,10 +20,7 @@ pub fn later(manifest: &Manifest) -> Vec<Finding> {
 }
 
 fn fields(policy: &BackendTrafficPolicy) -> impl Iterator<Item = &'static str> {
-    let named = [
-        ("hedging", policy.hedging.is_some()),
-        ("adaptiveConcurrency", policy.adaptive_concurrency.is_some()),
-    ];
+    let named = [("adaptiveConcurrency", policy.adaptive_concurrency.is_some())];
     named.into_iter().filter(|(_, is_there)| *is_there).map(|(field, _)| field)
 }
 
@@ -54,6 +51,6 @@ spec:
         let parsed = parse(&documents).expect("its fields keep their rules");
         let found: Vec<String> =
             later(&parsed[0].manifest).iter().map(|finding| finding.field.to_string()).collect();
-        assert_eq!(found, ["spec.hedging", "spec.adaptiveConcurrency"]);
+        assert_eq!(found, ["spec.adaptiveConcurrency"]);
     }
 }
