@@ -1,8 +1,13 @@
 //! BackendTrafficPolicy, a policy of Waypost's own (attached directly, GEP-713): how a service's requests are shared,
 //! tried again and limited.
 
-use std::{collections::BTreeSet, time::Duration};
+use std::{collections::BTreeSet, net::SocketAddr, time::Duration};
 
+use tokio::{
+    net::{TcpListener, TcpSocket, TcpStream},
+    time::timeout,
+};
+use waypost_sdk::Registration;
 use waypost_tests::{
     gateway::{Ask, Scene, http_route, resource},
     wait::{eventually, holds},
@@ -19,6 +24,20 @@ pub(super) const CASES: &[&[Case]] = &[&[
     case!(Implementation "BackendTrafficPolicy" "a route's own `retry` goes before the policy's" route_first),
     case!(Implementation "BackendTrafficPolicy"
         "`timeouts.request` limits requests of automatic routes, too" timeouts),
+    case!(Implementation "BackendTrafficPolicy"
+        "`timeouts.connect` limits how long a connection may take, and the answer says so" connect),
+    case!(Implementation "BackendTrafficPolicy"
+        "`timeouts.idle` breaks an answer off that pauses for longer" idle),
+    case!(Implementation "BackendTrafficPolicy"
+        "`circuitBreaker.maxRequestsPerInstance`: where all instances are full: 503 overloaded" per_instance),
+    case!(Implementation "BackendTrafficPolicy"
+        "`circuitBreaker.maxRetries` leaves retries below the limit alone" retries),
+    case!(Implementation "BackendTrafficPolicy"
+        "`circuitBreaker.maxConnections`: who waits for one in vain: 503 overloaded" connections),
+    case!(Implementation "BackendTrafficPolicy"
+        "`circuitBreaker.maxPendingRequests`: beyond it nobody waits: 503 overloaded" pending),
+    case!(Implementation "BackendTrafficPolicy"
+        "`hedging`: an instance that takes long is not waited for where another one is quicker" hedging),
     case!(Implementation "BackendTrafficPolicy"
         "`circuitBreaker`: a service whose requests fail is left alone: 503 circuit_open" breaker),
     case!(Implementation "BackendTrafficPolicy"
@@ -87,6 +106,110 @@ async fn timeouts(scene: &Scene) {
     scene.apply(&policy("one", "timeouts: {request: 200ms}")).await;
     assert_eq!(scene.who("any.example", "/one/slow?ms=10000").await, "504 upstream_timeout");
     assert_eq!(scene.who("any.example", "/one/slow?ms=1").await, "one");
+}
+
+/// Somebody who neither takes connections nor refuses them, as his queue is full.
+struct Deaf {
+    _listener: TcpListener,
+    _queued: Vec<TcpStream>,
+}
+
+impl Deaf {
+    async fn listen() -> (Self, SocketAddr) {
+        let socket = TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        let listener = socket.listen(1).expect("it listens");
+        let address = listener.local_addr().expect("bound");
+        let mut queued = Vec::new();
+        while let Ok(connected) = timeout(Duration::from_millis(200), TcpStream::connect(address)).await {
+            queued.push(connected.expect("the queue takes it"));
+            assert!(queued.len() < 100, "a queue for one is full at last");
+        }
+        (Self { _listener: listener, _queued: queued }, address)
+    }
+}
+
+async fn connect(scene: &Scene) {
+    let (deaf, address) = Deaf::listen().await;
+    let instance = |_| Registration::new("deaf", address.to_string()).id("deaf");
+    let registered = scene.register("deaf", "unused", instance).await;
+    scene.apply(&policy("deaf", "timeouts: {connect: 100ms}")).await;
+    let answer = scene.get("any.example", "/deaf/", &[]).await;
+    assert_eq!(answer.who(), "503 upstream_connect");
+    let said = answer.text();
+    assert!(said.contains("100ms (timeouts.connect of the service's policy)"), "{said}");
+    drop((registered, deaf));
+}
+
+async fn idle(scene: &Scene) {
+    scene.apply(&policy("one", "timeouts: {idle: 200ms}")).await;
+    assert_eq!(scene.who("any.example", "/one/stream?chunks=3&ms=1").await, "one");
+    let ask = Ask::get("any.example", "/one/stream?chunks=1&ms=60000");
+    let answer = scene.connect(&ask).await.send(&ask).await;
+    assert!(answer.is_err(), "it breaks off: {answer:?}");
+}
+
+/// Whether somebody is told that the service is overloaded while it answers a request slowly; with what is said.
+async fn overloaded(scene: &Scene, word: &str, spec: &str, beside: usize) -> String {
+    scene.apply(&policy("one", spec)).await;
+    let slow = Ask::get("any.example", "/one/slow?ms=3000").header("x-remember", word);
+    let slow = scene.send(&slow);
+    let refused = async {
+        eventually("the slow request arrives", SOON, async || {
+            holds(!scene.service("one").remembered(word).is_empty(), || "it has not".to_owned())
+        })
+        .await;
+        eventually("somebody is refused", SOON, async || {
+            let asked = (0..beside).map(|_| scene.get("any.example", "/one/slow?ms=1", &[]));
+            let answers = futures_util::future::join_all(asked).await;
+            let found = answers.iter().find(|answer| answer.who() == "503 overloaded");
+            found.map(|answer| answer.text()).ok_or("all are answered")
+        })
+        .await
+    };
+    let (slow, refused) = tokio::join!(slow, refused);
+    assert_eq!(slow.who(), "one");
+    refused
+}
+
+async fn per_instance(scene: &Scene) {
+    let said = overloaded(scene, "per-instance", "circuitBreaker: {maxRequestsPerInstance: 1}", 1).await;
+    assert!(said.contains("circuitBreaker.maxRequestsPerInstance"), "{said}");
+}
+
+async fn connections(scene: &Scene) {
+    let spec = "circuitBreaker: {maxConnections: 1}\ntimeouts: {connect: 100ms}";
+    let said = overloaded(scene, "connections", spec, 1).await;
+    assert!(said.contains("circuitBreaker.maxConnections"), "{said}");
+}
+
+async fn pending(scene: &Scene) {
+    let spec = "circuitBreaker: {maxConnections: 1, maxPendingRequests: 1}\ntimeouts: {connect: 20s}";
+    let said = overloaded(scene, "pending", spec, 2).await;
+    assert!(said.contains("circuitBreaker.maxPendingRequests"), "{said}");
+}
+
+async fn retries(scene: &Scene) {
+    let spec = "retry: {attempts: 2, codes: [503]}\ncircuitBreaker: {maxRetries: 1}";
+    scene.apply(&(shop("") + &policy("one", spec))).await;
+    assert_eq!(scene.send(&flaky("max-retries", 2)).await.status, 200, "one after the other");
+}
+
+async fn hedging(scene: &Scene) {
+    let (deaf, address) = Deaf::listen().await;
+    let well = scene.register("pair", "p1", |it| it).await;
+    let instance = |_| Registration::new("pair", address.to_string()).id("p2");
+    let registered = scene.register("pair", "unused", instance).await;
+    scene.apply(&policy("pair", "hedging: {delay: 20ms}\ntimeouts: {connect: 0s}")).await;
+    // Two instances are drawn by lot, and the deaf one has nothing under way either.
+    eventually("a second request has won", SOON, async || {
+        let who = scene.who("any.example", "/pair/").await;
+        assert_eq!(who, "p1");
+        let metrics = scene.admin("/metrics").await.text();
+        holds(!metrics.contains("waypost_hedges_won_total 0"), || metrics.clone())
+    })
+    .await;
+    drop((registered, well, deaf));
 }
 
 async fn breaker(scene: &Scene) {
