@@ -58,7 +58,7 @@ pub(super) async fn commit(shared: &Arc<Shared>, mutation: Mutation, now: Now) -
             if lease == LeaseChange::Grant
                 && let Some(kept) = lease::keep(shared, &record).await?
             {
-                let change = put(keys, record.clone(), expected, Life::Kept(kept), &head);
+                let change = put(keys, record.clone(), expected, Life::Kept(kept), head);
                 match apply(shared, change, &id, event.clone(), now).await {
                     // Perhaps only the lease is another one by now.
                     Err(StoreError::Conflict { .. }) => {}
