@@ -142,7 +142,8 @@ pub(crate) async fn start(nginx: &str, site: &Site, upstream: &Upstream) -> Vec<
     let ports = Ports::free();
     let conf = nginx_conf(site, "proxy", &nginx_proxy(site, upstream, ports));
     let mut servers = vec![Server::start_with("nginx", nginx, &["-c", &conf], ports).await];
-    let envoy = target_directory().join("bench-env/bin/envoy").display().to_string();
+    // Beside the profile's directory, where the set-up puts it.
+    let envoy = target_directory().with_file_name("bench-env").join("bin/envoy").display().to_string();
     let envoy = fs::metadata(&envoy).is_ok().then_some(envoy).or_else(|| find("envoy"));
     match find("haproxy") {
         None => say("proxy cost: haproxy is left out: it is not installed"),
