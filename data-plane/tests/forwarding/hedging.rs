@@ -21,8 +21,8 @@ use waypost_proxy::serve::ServeConfig;
 
 use crate::{
     http2::Http2Instance,
-    policy::{GET, LONG, OK, SHORT, UNAVAILABLE, policy, send, with_policy},
-    support::{Client, Instance, Proxy, soon, until},
+    policy::{GET, LONG, OK, SHORT, UNAVAILABLE, ask, policy, send, with_policy},
+    support::{Instance, Proxy, soon, until},
 };
 
 fn hedged(delay: Duration) -> TrafficEntry {
@@ -74,12 +74,6 @@ impl Slow {
     async fn arrival(&mut self) {
         soon("a request", self.arrived.recv()).await.expect("it arrives");
     }
-}
-
-async fn ask(proxy: &Proxy) -> Client {
-    let mut client = proxy.client().await;
-    client.send(GET).await;
-    client
 }
 
 fn counts(proxy: &Proxy, line: &str) -> bool {

@@ -24,7 +24,7 @@ use waypost_proxy::serve::ServeConfig;
 
 use crate::{
     http2::Http2Instance,
-    policy::{GET, LONG, OK, SHORT, policy, retry, send, told, with_config, with_policy},
+    policy::{GET, LONG, OK, SHORT, ask, policy, retry, send, told, with_config, with_policy},
     support::{Client, Instance, Proxy, soon},
 };
 
@@ -167,10 +167,25 @@ impl Held {
     }
 }
 
-async fn ask(proxy: &Proxy) -> Client {
-    let mut client = proxy.client().await;
-    client.send(GET).await;
-    client
+#[tokio::test]
+async fn no_more_requests_are_under_way_than_the_policy_allows() {
+    let mut held = Held::start().await;
+    let breaker = CircuitBreaker { max_requests: 2, ..CircuitBreaker::default() };
+    let entry = TrafficEntry { circuit_breaker: Some(breaker), ..TrafficEntry::default() };
+    let proxy = with_policy(&[&held.instance], entry);
+    let mut clients = Vec::new();
+    for _ in 0..2 {
+        clients.push(ask(&proxy).await);
+        held.arrival().await;
+    }
+    let answer = send(&proxy, GET).await;
+    assert_eq!(told(&answer), (503, Some("overloaded".to_owned())));
+    assert!(answer.text().contains("circuitBreaker.maxRequests"), "{}", answer.text());
+    held.released.cancel();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    assert_eq!(send(&proxy, GET).await.status, 200, "there is room again");
 }
 
 #[tokio::test]
