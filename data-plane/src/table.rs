@@ -8,6 +8,7 @@
 
 mod breaker;
 mod budget;
+mod concurrency;
 mod cooldown;
 pub mod declared;
 mod edge;
@@ -36,6 +37,7 @@ use waypost_proto::{
 
 pub(crate) use self::{
     breaker::Admission,
+    concurrency::Turn,
     cooldown::{Backoff, Lengths},
     edge::TlsSite,
     services::{NoRetry, Refusal},

@@ -14,7 +14,6 @@ use waypost_proto::{
         check::{Member, Resources, check, place},
         finding::refusal,
         material::TLS_KEY,
-        traffic::later,
     },
     v1::{AppliedResource, ApplyOutcome, ResourceFinding},
 };
@@ -114,7 +113,7 @@ fn warnings(findings: &[Finding]) -> Result<Vec<ResourceFinding>, Error> {
 /// What is wrong with a resource here, though its manifest is good.
 fn own_findings(view: &View, manifest: &Manifest) -> Vec<Finding> {
     let key = manifest.key();
-    let mut findings = later(manifest);
+    let mut findings = Vec::new();
     let size = manifest.json().len();
     if size > LARGEST_MANIFEST {
         let reason = format!("has {size} bytes as JSON; the most that is kept is {LARGEST_MANIFEST}");

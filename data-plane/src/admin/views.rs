@@ -62,6 +62,9 @@ struct ServiceBody {
     balancer: &'static str,
     /// Whether so few of its instances are well that those that are not take requests too.
     panic: bool,
+    /// Where a limit follows how long answers take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    concurrency: Option<ConcurrencyBody>,
     endpoints: Vec<EndpointBody>,
 }
 
@@ -71,8 +74,17 @@ impl ServiceBody {
             service.members().iter().map(|member| EndpointBody::of(table, service, member)).collect();
         let balancer = service.endpoints().balancer().name();
         let panic = service.endpoints().panics();
-        Self { service: service.key().to_string(), balancer, panic, endpoints }
+        let concurrency = service.concurrency();
+        let concurrency = concurrency.map(|(limit, under_way)| ConcurrencyBody { limit, under_way });
+        Self { service: service.key().to_string(), balancer, panic, concurrency, endpoints }
     }
+}
+
+/// How many requests may wait for an answer's head now, and how many do.
+#[derive(Serialize)]
+struct ConcurrencyBody {
+    limit: u32,
+    under_way: u32,
 }
 
 #[derive(Serialize)]

@@ -13,7 +13,7 @@ use std::{rc::Rc, sync::Arc, time::Duration};
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 use waypost_proto::reason::Reason;
 
-use self::observed::Observed;
+use self::observed::{Admitted, Observed};
 use super::{answered::Answered, draft::Draft, retry::Failure};
 use crate::{
     answer::Answer,
@@ -155,7 +155,7 @@ impl<'a> Attempts<'a> {
             && self.limits.attempt.is_none()
             && self.hedge_after.is_none();
         loop {
-            let admitted = match target.service.admit() {
+            let admitted = match Admitted::ask(target) {
                 Ok(admitted) => admitted,
                 Err(refusal) => return Some(Err(self.refused(refusal, target))),
             };
@@ -259,6 +259,13 @@ impl<'a> Attempts<'a> {
                 format!(
                     "{most} requests to service {service} are under way, which is all that its policy allows \
                      (circuitBreaker.maxRequests); try again"
+                ),
+            ),
+            Refusal::Slow(limit) => Answer::new(
+                Reason::Overloaded,
+                format!(
+                    "{limit} requests wait for service {service}, and with more of them all would wait for longer (its \
+                     policy's adaptiveConcurrency: the limit is {limit} now); try again"
                 ),
             ),
         }

@@ -7,6 +7,7 @@ use waypost_proto::{instance::Endpoint, name::ServiceKey};
 use super::{
     breaker::{Admission, Breaker},
     budget::RetryBudget,
+    concurrency::{Limiter, Turn},
     declared::Subset,
     endpoints::{EndpointSet, EndpointState, now},
     traffic::Traffic,
@@ -49,6 +50,8 @@ pub struct ServiceTable {
     retries: Arc<RetryBudget>,
     breaker: Arc<Breaker>,
     usage: Arc<Usage>,
+    /// How many requests may be under way, where that follows how long answers take.
+    limiter: Option<Arc<Limiter>>,
 }
 
 /// Why no request goes to a service now.
@@ -58,6 +61,8 @@ pub(crate) enum Refusal {
     Open(Duration),
     /// As many are under way as may be.
     Full(u64),
+    /// So many are under way, and with more of them answers would take longer.
+    Slow(u32),
 }
 
 /// Why a request is not sent again, though it might be.
@@ -74,6 +79,7 @@ impl ServiceTable {
     pub(super) fn new(key: ServiceKey, own: &Policy, traffic: Option<Arc<Traffic>>) -> Self {
         let policy = traffic.as_ref().map_or(own, |traffic| &traffic.policy);
         let all = Arc::new(EndpointSet::new(Vec::new(), policy()));
+        let limiter = Limiter::renewed(None, traffic.as_ref().and_then(|traffic| traffic.concurrency));
         Self {
             key,
             members: Vec::new(),
@@ -83,6 +89,7 @@ impl ServiceTable {
             retries: Arc::default(),
             breaker: Arc::default(),
             usage: Arc::default(),
+            limiter,
         }
     }
 
@@ -111,6 +118,8 @@ impl ServiceTable {
         let alike = Traffic::balances_alike(self.traffic.as_deref(), traffic.as_deref());
         let heeded = Traffic::heeded(self.traffic.as_deref());
         self.traffic = traffic;
+        let bounds = self.traffic.as_ref().and_then(|traffic| traffic.concurrency);
+        self.limiter = Limiter::renewed(self.limiter.take(), bounds);
         if alike && heeded != Traffic::heeded(self.traffic.as_deref()) {
             self.refresh();
         } else if !alike {
@@ -151,6 +160,16 @@ impl ServiceTable {
             Admission::Open(lasts) => Err(Refusal::Open(lasts)),
             admitted => Ok(admitted),
         }
+    }
+
+    /// Asks for a place for one request until its answer begins, where the service's policy limits how many there are.
+    pub(crate) fn enter(&self) -> Result<Turn<'_>, Refusal> {
+        self.limiter.as_ref().map_or(Ok(Turn::default()), |limiter| limiter.enter().map_err(Refusal::Slow))
+    }
+
+    /// How many requests may wait for an answer now, and how many do, where that follows how long answers take.
+    pub fn concurrency(&self) -> Option<(u32, u32)> {
+        self.limiter.as_ref().map(|limiter| limiter.shown())
     }
 
     /// Says whether a request that was admitted has failed.

@@ -13,7 +13,7 @@ use waypost_proto::{
     v1::{CircuitBreaker, DeclaredEntry, TrafficEntry, declared_entry::Kind},
 };
 
-use super::{breaker::Trip, budget::RetryAllowance};
+use super::{breaker::Trip, budget::RetryAllowance, concurrency::Bounds};
 use crate::{
     balance::{KeySource, Own, Policy, key_source},
     health::{DEFAULT_PANIC_PERCENT, HealthRules, Heed},
@@ -53,6 +53,8 @@ pub struct Traffic {
     pub(super) most_retries: Option<u64>,
     /// How many to one instance; none: any number.
     pub(super) most_per_instance: Option<u64>,
+    /// What the limit that follows latency is kept between; none: there is no such limit.
+    pub(super) concurrency: Option<Bounds>,
     /// Who of its endpoints is passed over.
     pub(crate) health: HealthRules,
 }
@@ -74,6 +76,7 @@ impl Traffic {
             waits: entry.timeouts.as_ref().map(Waits::of_service).unwrap_or_default(),
             hedge_after: entry.hedging.as_ref().and_then(|hedging| duration(hedging.delay.as_ref()?)),
             trip: breaker.and_then(Trip::of),
+            concurrency: entry.adaptive_concurrency.as_ref().map(Bounds::of),
             health: HealthRules::of(entry),
             most_requests: most(|breaker| breaker.max_requests),
             most_connections: most(|breaker| breaker.max_connections),

@@ -15,6 +15,7 @@ mod http2;
 mod limits;
 mod listeners;
 mod log;
+mod overload;
 mod policy;
 mod retries;
 mod routes;

@@ -7,14 +7,10 @@
 //! said.
 
 mod health;
-mod later;
 
 use serde::{Deserialize, Serialize};
 
-pub use self::{
-    health::{GrpcProbe, HealthCheck, HttpProbe, OutlierDetection, Probe},
-    later::later,
-};
+pub use self::health::{GrpcProbe, HealthCheck, HttpProbe, OutlierDetection, Probe};
 use super::{duration::GatewayDuration, policy::PolicyTarget};
 
 /// How services are treated: `waypost.dev/v1`, attached directly (GEP-713).

@@ -41,13 +41,14 @@ pub(super) const CASES: &[&[Case]] = &[&[
     case!(Implementation "BackendTrafficPolicy"
         "`circuitBreaker`: a service whose requests fail is left alone: 503 circuit_open" breaker),
     case!(Implementation "BackendTrafficPolicy"
+        "`adaptiveConcurrency`: beyond the limit: 503 overloaded" adaptive),
+    case!(Implementation "BackendTrafficPolicy"
         "`outlierDetection`: an instance that fails in a row gets no requests, and says why" ejected),
     case!(Implementation "BackendTrafficPolicy"
         "`panicThreshold`: where too few instances are well, all take requests" panic),
     case!(Implementation "BackendTrafficPolicy"
         "`healthCheck`: an instance that fails its checks gets no requests until it passes them" checked),
     case!(Implementation "BackendTrafficPolicy" "without the policy all is as it was" removed),
-    case!(Implementation "BackendTrafficPolicy" "what proxies do not do yet is refused" later),
 ]];
 
 const SOON: Duration = Duration::from_secs(20);
@@ -222,6 +223,18 @@ async fn breaker(scene: &Scene) {
     assert_eq!(scene.service("one").remembered("breaker").len(), 3);
 }
 
+async fn adaptive(scene: &Scene) {
+    scene.apply(&(shop("") + &policy("one", "adaptiveConcurrency: {minimum: 1, maximum: 1}"))).await;
+    // Whichever comes second comes while the first one waits.
+    let slow = || scene.who("a.example", "/slow?ms=1000");
+    let mut both = <[String; 2]>::from(tokio::join!(slow(), slow()));
+    both.sort();
+    assert_eq!(both, ["503 overloaded", "one"]);
+    assert_eq!(scene.who("a.example", "/").await, "one", "there is room again");
+    let table = scene.admin("/table?service=one").await.text();
+    assert!(table.contains("\"concurrency\":{\"limit\":1,\"under_way\":0}"), "{table}");
+}
+
 const EJECTS: &str = "outlierDetection: {consecutiveErrors: 3, baseEjectionTime: 1h, maxEjectionTime: 1h}";
 
 async fn ejected(scene: &Scene) {
@@ -275,10 +288,4 @@ async fn removed(scene: &Scene) {
     assert_eq!(scene.who("a.example", "/").await, "503 circuit_open");
     scene.delete("BackendTrafficPolicy", "default", "policy").await;
     assert_eq!(scene.who("a.example", "/").await, "one");
-}
-
-async fn later(scene: &Scene) {
-    let why = scene.refused(&(shop("") + &policy("one", "adaptiveConcurrency: {minimum: 3}"))).await;
-    assert!(why.contains("is not done by Waypost's proxies yet"), "{why}");
-    assert!(why.contains("leave it out"), "{why}");
 }

@@ -20,7 +20,10 @@ use std::{pin::pin, time::Duration};
 
 use tokio::time::timeout;
 
-use super::{Attempts, Failed, observed::Observed};
+use super::{
+    Attempts, Failed,
+    observed::{Admitted, Observed},
+};
 use crate::{
     forward::{answered::Answered, draft::Draft, measure::is_failure},
     table::{EndpointId, InFlight, Place, Target},
@@ -116,7 +119,7 @@ impl Attempts<'_> {
     fn hedge<'t>(&self, target: &Target<'t>, asked: EndpointId) -> Option<Hedge<'t>> {
         let metrics = &self.worker.metrics;
         let refused = || metrics.hedge_refused();
-        let Ok(admitted) = target.service.admit() else {
+        let Ok(admitted) = Admitted::ask(target) else {
             refused();
             return None;
         };

@@ -1,4 +1,4 @@
-//! What is told of one attempt: to the balancer, the breaker, the outlier detection and the cooldown.
+//! What is told of one attempt: to the balancer, the limits, the breaker, the outlier detection and the cooldown.
 //!
 //! Deliberately absent: what each makes of it.
 
@@ -11,18 +11,36 @@ use crate::{
         watch::Watch,
     },
     metrics,
-    table::{Admission, InFlight},
+    table::{Admission, InFlight, Refusal, Turn},
 };
+
+/// That one request may go to a service.
+pub(super) struct Admitted<'a> {
+    turn: Turn<'a>,
+    by_breaker: Admission,
+}
+
+impl<'a> Admitted<'a> {
+    /// Asks for it: for a turn first, as a breaker that is half open lets one request try, and that one must go.
+    ///
+    /// # Errors
+    /// Why it may not.
+    pub(super) fn ask(target: &Target<'a>) -> Result<Self, Refusal> {
+        let service = target.service;
+        let turn = service.enter()?;
+        Ok(Self { turn, by_breaker: service.admit()? })
+    }
+}
 
 /// An attempt that is under way. Dropped without a word it was given up.
 pub(super) struct Observed<'a> {
     measure: Measure,
     watch: Watch<'a>,
-    admitted: Admission,
+    admitted: Admitted<'a>,
 }
 
 impl<'a> Observed<'a> {
-    pub(super) fn begin(target: &Target<'a>, in_flight: &InFlight, admitted: Admission) -> Self {
+    pub(super) fn begin(target: &Target<'a>, in_flight: &InFlight, admitted: Admitted<'a>) -> Self {
         Self { measure: Measure::begin(target, in_flight), watch: Watch::begin(target), admitted }
     }
 
@@ -33,17 +51,21 @@ impl<'a> Observed<'a> {
         target: &Target<'_>,
         metrics: &metrics::Worker,
     ) {
+        let Admitted { turn, by_breaker } = self.admitted;
         match attempted {
             Ok(answered) => {
+                let failed = || is_failure(answered.status(), answered.headers());
+                turn.answered(failed);
                 self.measure.answered(answered.status(), answered.headers());
-                target.service.report(self.admitted, || is_failure(answered.status(), answered.headers()));
+                target.service.report(by_breaker, failed);
                 self.watch.answered(answered, metrics);
                 answered.in_flight().endpoint().report_success();
             }
             Err(Failed { failure, endpoint, reused }) => {
                 self.measure.failed(failure, *reused);
+                turn.failed(matches!(failure, Failure::Timeout | Failure::Late));
                 if failure.is_the_servers(*reused) {
-                    target.service.report(self.admitted, || true);
+                    target.service.report(by_breaker, || true);
                 }
                 self.watch.failed(endpoint, failure, *reused, metrics);
                 if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {

@@ -1,7 +1,7 @@
 //! `waypost lint`: documents checked here, with the control plane's own code, and on request by one as well.
 
 use waypost_proto::{
-    resource::{self, Finding, Severity, check, traffic::later},
+    resource::{self, Finding, Severity, check},
     v1::ApplyRequest,
 };
 
@@ -30,7 +30,6 @@ pub(super) async fn run(global: &Global, output: &Output, args: LintArgs) -> Res
         return said(output, answer.resources.len(), sources, "and to the control plane");
     }
     let mut findings = check::lint(&parsed);
-    findings.extend(parsed.iter().flat_map(|parsed| later(&parsed.manifest)));
     resource::place(&parsed, &mut findings);
     let (errors, warnings): (Vec<Finding>, Vec<Finding>) =
         findings.into_iter().partition(|finding| finding.severity == Severity::Error);

@@ -1,0 +1,112 @@
+//! Beyond what a service, or the proxy, can do requests are refused, with the reason.
+
+use std::sync::Arc;
+
+use tokio::sync::{Notify, mpsc};
+use waypost_proto::v1::{AdaptiveConcurrency, DeclaredEntry, TrafficEntry, declared_entry::Kind};
+use waypost_proxy::serve::ServeConfig;
+
+use crate::support::{Client, Instance, Proxy, Response, api};
+
+const GET: &str = "GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n";
+const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
+
+/// An instance that answers when it is told to, and tells of each request.
+struct Held {
+    instance: Instance,
+    arrived: mpsc::UnboundedReceiver<()>,
+    release: Arc<Notify>,
+}
+
+impl Held {
+    async fn start() -> Self {
+        let (asked, arrived) = mpsc::unbounded_channel();
+        let release = Arc::new(Notify::new());
+        let released = Arc::clone(&release);
+        let instance = Instance::start(move |mut wire, _| {
+            let (asked, released) = (asked.clone(), Arc::clone(&released));
+            async move {
+                while wire.request().await.is_some() {
+                    let told = released.notified();
+                    asked.send(()).expect("the test waits");
+                    told.await;
+                    wire.send(OK).await;
+                }
+            }
+        })
+        .await;
+        Self { instance, arrived, release }
+    }
+
+    /// Sends a request that waits for its answer.
+    async fn hold(&mut self, proxy: &Proxy) -> Client {
+        let mut client = proxy.client().await;
+        client.send(GET).await;
+        self.arrived.recv().await.expect("it arrives");
+        client
+    }
+
+    fn proxy(&self, config: ServeConfig) -> Proxy {
+        Proxy::new(config, &[self.instance.address])
+    }
+}
+
+fn declare(proxy: &mut Proxy, entry: TrafficEntry) {
+    let entry = TrafficEntry { service: Some(api().to_wire()), ..entry };
+    let kind = Some(Kind::Traffic(entry));
+    proxy.declare(vec![DeclaredEntry { id: "traffic/default/api".into(), kind }]);
+}
+
+async fn refused(proxy: &Proxy) -> Response {
+    let answer = proxy.get("/api/").await;
+    assert_eq!((answer.status, answer.reason().as_deref()), (503, Some("overloaded")), "{}", answer.text());
+    assert_eq!(answer.field("retry-after").as_deref(), Some("1"));
+    answer
+}
+
+#[tokio::test]
+async fn no_more_requests_wait_than_the_limit_that_follows_latency_lets_them() {
+    let mut held = Held::start().await;
+    let mut proxy = held.proxy(ServeConfig::default());
+    let limit = AdaptiveConcurrency { minimum: 2, maximum: 2 };
+    declare(&mut proxy, TrafficEntry { adaptive_concurrency: Some(limit), ..TrafficEntry::default() });
+    let mut clients = [held.hold(&proxy).await, held.hold(&proxy).await];
+    let answer = refused(&proxy).await;
+    assert!(answer.text().contains("adaptiveConcurrency: the limit is 2 now"), "{}", answer.text());
+    let shown = proxy.table().service(&api()).expect("the service").concurrency();
+    assert_eq!(shown, Some((2, 2)));
+    held.release.notify_waiters();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    let mut again = held.hold(&proxy).await;
+    held.release.notify_waiters();
+    assert_eq!(again.response().await.status, 200, "there is room again");
+}
+
+#[tokio::test]
+async fn a_place_is_left_when_the_answer_begins_or_the_client_goes() {
+    let begins = "HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nhel";
+    let instance = Instance::answering(begins).await;
+    let mut proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let limit = AdaptiveConcurrency { minimum: 1, maximum: 1 };
+    let entry = TrafficEntry { adaptive_concurrency: Some(limit), ..TrafficEntry::default() };
+    declare(&mut proxy, entry.clone());
+    let mut clients = Vec::new();
+    for _ in 0..3 {
+        let mut client = proxy.client().await;
+        client.send(GET).await;
+        assert!(client.head().await.starts_with("HTTP/1.1 200"), "bodies hold no place");
+        clients.push(client);
+    }
+
+    let mut held = Held::start().await;
+    let mut proxy = held.proxy(ServeConfig::default());
+    declare(&mut proxy, entry);
+    let waits = held.hold(&proxy).await;
+    refused(&proxy).await;
+    drop(waits);
+    let service = Arc::clone(proxy.table().service(&api()).expect("the service"));
+    crate::support::until("its place is free", || service.concurrency() == Some((1, 0))).await;
+    held.hold(&proxy).await;
+}
