@@ -182,7 +182,8 @@ async fn table(
 
 async fn status(State(admin): State<Admin>) -> Json<StatusBody> {
     let settled = admin.table.load().map(|table| table.settled());
-    Json(StatusBody::of(&admin.proxy_id, &admin.status.view(), settled, admin.table.kept()))
+    let load = admin.metrics.load();
+    Json(StatusBody::of(&admin.proxy_id, &admin.status.view(), settled, admin.table.kept(), load))
 }
 
 async fn listeners(State(admin): State<Admin>) -> Json<ListenersBody> {

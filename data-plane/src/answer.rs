@@ -2,6 +2,8 @@
 //!
 //! gRPC clients get the same as a status in the headers, which is what their libraries can read.
 
+use std::rc::Rc;
+
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderValue, Method, Response, StatusCode, Version,
@@ -24,6 +26,23 @@ pub(crate) struct Answer {
     for_grpc: bool,
     /// More fields.
     marks: Option<Box<HeaderMap>>,
+    /// Says it instead of the detail.
+    prepared: Option<Rc<Prepared>>,
+}
+
+/// What is written down before it is needed, so that it costs little to answer so.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    reason: Reason,
+    detail: String,
+    body: Bytes,
+}
+
+impl Prepared {
+    pub(crate) fn new(reason: Reason, detail: String) -> Self {
+        let body = body(reason, &detail);
+        Self { reason, detail, body }
+    }
 }
 
 /// What of a request decides how it is answered.
@@ -48,7 +67,12 @@ impl Manner {
 impl Answer {
     /// An answer. `detail` says what it concerns, why, and what can be done.
     pub(crate) fn new(reason: Reason, detail: impl Into<String>) -> Self {
-        Self { reason, detail: detail.into(), allow: None, for_grpc: false, marks: None }
+        Self { reason, detail: detail.into(), allow: None, for_grpc: false, marks: None, prepared: None }
+    }
+
+    /// An answer that is written down already.
+    pub(crate) fn prepared(prepared: &Rc<Prepared>) -> Self {
+        Self { prepared: Some(Rc::clone(prepared)), ..Self::new(prepared.reason, String::new()) }
     }
 
     /// 405, with the methods that there are.
@@ -63,7 +87,7 @@ impl Answer {
 
     /// The same with more to say.
     pub(crate) fn explained(self, why: &str) -> Self {
-        Self { detail: format!("{}; {why}", self.detail), ..self }
+        Self { detail: format!("{}; {why}", self.detail()), prepared: None, ..self }
     }
 
     /// The same with more fields.
@@ -105,20 +129,14 @@ impl Answer {
         response
     }
 
+    fn detail(&self) -> &str {
+        self.prepared.as_ref().map_or(&self.detail, |prepared| &prepared.detail)
+    }
+
     /// The problem details.
     pub(crate) fn body(&self) -> Bytes {
-        let status = self.reason.status();
-        let code = self.reason.name();
-        let problem = Problem {
-            kind: format!("urn:waypost:error:{code}"),
-            title: code.replace('_', " "),
-            status: status.as_u16(),
-            detail: self.detail.clone(),
-            code: code.to_owned(),
-            violations: Vec::new(),
-        };
-        // Text and numbers can always be written as JSON.
-        Bytes::from(serde_json::to_vec(&problem).unwrap_or_default())
+        let prepared = self.prepared.as_ref().map(|prepared| prepared.body.clone());
+        prepared.unwrap_or_else(|| body(self.reason, &self.detail))
     }
 
     /// A response of headers alone, which carry the status as the gRPC protocol asks for.
@@ -127,12 +145,26 @@ impl Answer {
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/grpc"));
         headers.insert("grpc-status", HeaderValue::from_static(grpc_status(self.reason)));
-        let message = percent_encoded(&self.detail);
+        let message = percent_encoded(self.detail());
         if let Ok(message) = HeaderValue::try_from(message) {
             headers.insert("grpc-message", message);
         }
         response
     }
+}
+
+fn body(reason: Reason, detail: &str) -> Bytes {
+    let code = reason.name();
+    let problem = Problem {
+        kind: format!("urn:waypost:error:{code}"),
+        title: code.replace('_', " "),
+        status: reason.status().as_u16(),
+        detail: detail.to_owned(),
+        code: code.to_owned(),
+        violations: Vec::new(),
+    };
+    // Text and numbers can always be written as JSON.
+    Bytes::from(serde_json::to_vec(&problem).unwrap_or_default())
 }
 
 /// The whole answer to a head that did not come in time, as bytes: hyper has no request to answer.

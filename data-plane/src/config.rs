@@ -14,7 +14,7 @@ use waypost_sdk::{control_planes, launch::LaunchArgs};
 
 use crate::{
     balance::PolicyName,
-    serve::{Limits, ServeConfig, Timeouts},
+    serve::{Limits, OverloadLimits, ServeConfig, Timeouts},
     trusted::Network,
 };
 
@@ -78,6 +78,12 @@ pub struct Args {
     /// The most fields in a request's head
     #[arg(long, env = "WAYPOST_MAX_HEADERS", value_name = "N", default_value_t = 100, value_parser = clap::value_parser!(u16).range(1..=4096))]
     pub max_headers: u16,
+    /// The most requests that may be under way in this proxy; 0 means any number
+    #[arg(long, env = "WAYPOST_MAX_REQUESTS", value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
+    pub max_requests: u64,
+    /// How far behind a thread may be with its work before it refuses requests; 0 means as far as it likes
+    #[arg(long, env = "WAYPOST_MAX_DELAY", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
+    pub max_delay: Duration,
     /// How many further instances a request may try where that is safe
     #[arg(long, env = "WAYPOST_RETRIES", value_name = "N", default_value_t = 2, value_parser = clap::value_parser!(u8).range(0..=16))]
     pub retries: u8,
@@ -139,6 +145,7 @@ impl From<Args> for Config {
                     response: or_forever(args.request_timeout),
                     stream_idle: or_forever(args.stream_idle_timeout),
                 },
+                overload: OverloadLimits { requests: args.max_requests, delay: args.max_delay },
                 ..defaults
             },
             admin_listen: args.admin_listen,
@@ -235,6 +242,7 @@ mod tests {
         assert_eq!(config.serve.timeouts.connect, Duration::from_secs(1));
         assert_eq!(config.serve.timeouts.client_header, Duration::from_secs(10));
         assert_eq!((config.serve.limits.header_bytes, config.serve.limits.headers), (65_536, 100));
+        assert_eq!(config.serve.overload, OverloadLimits::default());
         assert_eq!(config.balancer, PolicyName::LeastRequest);
         assert_eq!(config.state_max_age, Duration::from_secs(24 * 3600));
     }
@@ -275,6 +283,8 @@ mod tests {
             ("--max-header-bytes", "1KiB", "from 8KiB to 16MiB"),
             ("--max-header-bytes", "64 parsecs", "from 8KiB to 16MiB"),
             ("--max-headers", "0", "1..=4096"),
+            ("--max-requests", "200000000", "0..=100000000"),
+            ("--max-delay", "soon", "must be a length of time"),
             ("--retries", "17", "0..=16"),
             ("--trusted-proxy", "nobody", "CIDR"),
         ] {

@@ -16,6 +16,7 @@ pub mod health;
 mod http1;
 mod listener;
 pub mod metrics;
+pub mod overload;
 mod pool;
 pub mod proxy;
 pub mod rule;

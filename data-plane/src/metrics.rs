@@ -21,7 +21,11 @@ use parking_lot::Mutex;
 use prometheus::{IntCounter, IntGauge, Registry};
 use waypost_proto::reason::Reason;
 
-use crate::{health::Cause, tls::Refusal};
+use crate::{
+    health::Cause,
+    overload::{self, Priority},
+    tls::Refusal,
+};
 
 /// The upper bounds of the duration histogram's buckets, in microseconds: OpenTelemetry's for
 /// `http.server.request.duration`, with finer ones below.
@@ -99,6 +103,9 @@ pub struct Worker {
     hedges_won: Count,
     hedges_refused: Count,
     mirrored: [Count; Mirrored::ALL.len()],
+    shed: [[Count; overload::Cause::ALL.len()]; Priority::ALL.len()],
+    /// Not a count: the level of now.
+    shedding_level: AtomicU64,
     ejections: [Count; Cause::ALL.len()],
     checks_passed: Count,
     checks_failed: Count,
@@ -111,6 +118,16 @@ impl Worker {
     /// A request's head has come.
     pub fn request_began(&self) {
         self.begun.add(1);
+    }
+
+    /// How many requests' heads have come.
+    pub(crate) fn begun(&self) -> u64 {
+        self.begun.get()
+    }
+
+    /// How many requests have begun and not ended.
+    pub(crate) fn under_way(&self) -> u64 {
+        self.begun.get().wrapping_sub(self.finished.get())
     }
 
     /// A request has ended, after `duration` from its head to the end of its answer.
@@ -203,6 +220,20 @@ impl Worker {
         self.mirrored[outcome as usize].add(1);
     }
 
+    /// A request was refused, as there was too much to do.
+    pub(crate) fn shed(&self, priority: Priority, cause: overload::Cause) {
+        self.shed[priority as usize][cause as usize].add(1);
+    }
+
+    /// How much is refused by a worker that is behind, from now on; 0: nothing.
+    pub(crate) fn set_shedding_level(&self, level: u8) {
+        self.shedding_level.store(level.into(), Ordering::Relaxed);
+    }
+
+    fn shedding_level(&self) -> u64 {
+        self.shedding_level.load(Ordering::Relaxed)
+    }
+
     /// An endpoint was ejected.
     pub(crate) fn ejected(&self, why: Cause) {
         self.ejections[why as usize].add(1);
@@ -227,6 +258,17 @@ impl Worker {
     pub fn sent(&self, bytes: u64) {
         self.bytes_sent.add(bytes);
     }
+}
+
+/// How much a proxy has to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Load {
+    /// Requests that have begun and not ended.
+    pub under_way: u64,
+    /// Requests that were refused, in the order of [`Priority::ALL`].
+    pub shed: [u64; Priority::ALL.len()],
+    /// How much is refused by the worker that is most behind; 0: nothing.
+    pub level: u64,
 }
 
 /// The metrics of the process.
@@ -351,6 +393,20 @@ impl Metrics {
         let worker = Arc::new(Worker::default());
         self.workers.lock().push(Arc::clone(&worker));
         worker
+    }
+
+    /// What was refused as there was too much to do, and what is.
+    pub fn load(&self) -> Load {
+        let workers = self.workers.lock().clone();
+        let shed = |priority: Priority| {
+            let of = |worker: &Worker| worker.shed[priority as usize].iter().map(Count::get).sum::<u64>();
+            workers.iter().map(|worker| of(worker)).sum::<u64>()
+        };
+        Load {
+            under_way: workers.iter().map(|worker| worker.under_way()).fold(0, u64::wrapping_add),
+            shed: Priority::ALL.map(shed),
+            level: workers.iter().map(|worker| worker.shedding_level()).max().unwrap_or_default(),
+        }
     }
 
     /// All metrics in Prometheus' text format 0.0.4.

@@ -10,7 +10,7 @@ use waypost_proto::{
     name::ServiceKey,
     resource::traffic::{
         BackendTrafficPolicy, BalancerType, CircuitBreaker, HashKey, HealthCheck, LoadBalancer,
-        OutlierDetection, Probe, TrafficRetry, TrafficTimeouts, ZoneAware,
+        OutlierDetection, Probe, RequestPriority, TrafficRetry, TrafficTimeouts, ZoneAware,
     },
     time::wire_duration,
     v1::{self, DeclaredEntry, TrafficEntry, active_health_check, declared_entry, hash_key},
@@ -57,9 +57,19 @@ fn entry(service: &ServiceKey, spec: &BackendTrafficPolicy) -> DeclaredEntry {
             minimum: limit.minimum.unwrap_or_default(),
             maximum: limit.maximum.unwrap_or_default(),
         }),
+        priority: priority(spec.priority).into(),
     };
     let id = format!("traffic/{}/{}", service.namespace(), service.name());
     DeclaredEntry { id, kind: Some(declared_entry::Kind::Traffic(entry)) }
+}
+
+fn priority(priority: Option<RequestPriority>) -> v1::RequestPriority {
+    match priority {
+        None => v1::RequestPriority::Unspecified,
+        Some(RequestPriority::High) => v1::RequestPriority::High,
+        Some(RequestPriority::Normal) => v1::RequestPriority::Normal,
+        Some(RequestPriority::Low) => v1::RequestPriority::Low,
+    }
 }
 
 fn load_balancer(balancer: &LoadBalancer) -> v1::LoadBalancer {

@@ -1,6 +1,6 @@
 //! The JSON of the admin port. Revisions are numbers; digests are hexadecimal, since JSON's numbers lose them.
 
-use std::time::SystemTime;
+use std::{collections::BTreeMap, time::SystemTime};
 
 use serde::Serialize;
 use waypost_proto::{
@@ -10,6 +10,8 @@ use waypost_proto::{
 };
 
 use crate::{
+    metrics::Load,
+    overload::Priority,
     serve::{Listening, PortState},
     subscription::StatusView,
     table::{Edge, Member, ServiceTable, Table},
@@ -222,7 +224,26 @@ pub(super) struct StatusBody {
     /// Whether what is served by was read from the state directory and not confirmed since.
     restored: bool,
     resyncs: u64,
+    load: LoadBody,
     last_error: Option<LastError>,
+}
+
+/// How much there is to do, and what was refused for it.
+#[derive(Serialize)]
+struct LoadBody {
+    requests_under_way: u64,
+    /// How much is refused by the worker that is most behind: 0 is nothing, 4 all of low priority, 11 the most.
+    shedding_level: u64,
+    /// By priority.
+    shed_requests: BTreeMap<&'static str, u64>,
+}
+
+impl LoadBody {
+    fn of(load: Load) -> Self {
+        let Load { under_way, shed, level } = load;
+        let shed_requests = Priority::ALL.map(Priority::name).into_iter().zip(shed).collect();
+        Self { requests_under_way: under_way, shedding_level: level, shed_requests }
+    }
 }
 
 #[derive(Serialize)]
@@ -232,7 +253,13 @@ struct LastError {
 }
 
 impl StatusBody {
-    pub(super) fn of(proxy_id: &str, status: &StatusView, settled: Option<bool>, kept: Vec<u64>) -> Self {
+    pub(super) fn of(
+        proxy_id: &str,
+        status: &StatusView,
+        settled: Option<bool>,
+        kept: Vec<u64>,
+        load: Load,
+    ) -> Self {
         Self {
             proxy_id: proxy_id.to_owned(),
             version: env!("CARGO_PKG_VERSION"),
@@ -243,6 +270,7 @@ impl StatusBody {
             kept_revisions: kept,
             restored: status.restored,
             resyncs: status.resyncs,
+            load: LoadBody::of(load),
             last_error: status
                 .last_error
                 .as_ref()

@@ -94,6 +94,16 @@ impl<'a> Attempts<'a> {
         self.preferred = Some(instance);
     }
 
+    /// Asks the proxy itself, before anything is sent, whether it has time for a request to this target.
+    ///
+    /// # Errors
+    /// It has not; the answer.
+    pub(super) fn admit(&self, target: &Target<'_>) -> Result<(), Answer> {
+        let is_first = self.made == 0;
+        let admit = || self.worker.shedder.admit(target.service.priority(), &self.worker.metrics);
+        if is_first { admit() } else { Ok(()) }
+    }
+
     /// Tries the target's instances. `None`: none is left.
     pub(super) async fn run(
         &mut self,

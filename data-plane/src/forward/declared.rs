@@ -96,6 +96,7 @@ impl<'a> Taken<'a> {
         }
         let reference = self.reference(backend)?;
         let mut target = self.target(self.table, reference).ok_or_else(|| unknown(reference))?;
+        attempts.admit(&target)?;
         if let Some(token) = visit.as_ref().and_then(Visit::token)
             && let Some(instance) =
                 target.endpoints.members().iter().find(|instance| token.is(instance.key()))

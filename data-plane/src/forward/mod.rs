@@ -85,6 +85,7 @@ async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Rep
             // Boxed, so that it does not make every other request's future larger.
             Taker::Rule(taken) => return Box::pin(taken.serve(draft, attempts)).await,
         };
+        attempts.admit(&target)?;
         if let Some(outcome) = attempts.run(&target, &mut draft).await {
             return outcome.map(Reply::Instance);
         }

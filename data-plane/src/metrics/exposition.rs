@@ -9,7 +9,11 @@ use prometheus::{
 use waypost_proto::reason::Reason;
 
 use super::{BOUNDS_US, Count, Mirrored, Worker};
-use crate::{health::Cause, tls::Refusal};
+use crate::{
+    health::Cause,
+    overload::{self, Priority},
+    tls::Refusal,
+};
 
 /// The text of all families: those given, and the workers'.
 pub(super) fn render(workers: &[Arc<Worker>], mut families: Vec<MetricFamily>) -> String {
@@ -91,6 +95,12 @@ impl Sums<'_> {
                 |worker| &worker.hedges_refused,
             ),
             self.mirrored(),
+            self.shed(),
+            gauge(
+                "waypost_shedding_level",
+                "How much the worker that is most behind refuses: 0 nothing, 4 all of low priority, 11 the most.",
+                self.workers.iter().map(|worker| worker.shedding_level()).max().unwrap_or_default(),
+            ),
             self.ejections(),
             self.checks(),
             self.counter(
@@ -158,6 +168,19 @@ impl Sums<'_> {
         });
         let help = "Copies of requests for mirrors, by what became of them.";
         family("waypost_mirrored_requests_total", help, MetricType::COUNTER, metrics.collect())
+    }
+
+    fn shed(&self) -> MetricFamily {
+        let each = Priority::ALL
+            .into_iter()
+            .flat_map(|priority| overload::Cause::ALL.into_iter().map(move |cause| (priority, cause)));
+        let metrics = each.map(|(priority, cause)| {
+            let labels = vec![label("priority", priority.name()), label("cause", cause.name())];
+            let count = self.sum(|worker| &worker.shed[priority as usize][cause as usize]);
+            counted(Metric::from_label(labels), count)
+        });
+        let help = "Requests refused because the proxy had too much to do, by priority and cause.";
+        family("waypost_shed_requests_total", help, MetricType::COUNTER, metrics.collect())
     }
 
     fn checks(&self) -> MetricFamily {

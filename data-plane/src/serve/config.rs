@@ -24,6 +24,8 @@ pub struct ServeConfig {
     pub timeouts: Timeouts,
     /// What is kept open towards instances.
     pub pool: PoolLimits,
+    /// Beyond what requests are refused.
+    pub overload: OverloadLimits,
 }
 
 impl Default for ServeConfig {
@@ -36,6 +38,7 @@ impl Default for ServeConfig {
             limits: Limits::default(),
             timeouts: Timeouts::default(),
             pool: PoolLimits::default(),
+            overload: OverloadLimits::default(),
         }
     }
 }
@@ -98,5 +101,20 @@ pub struct PoolLimits {
 impl Default for PoolLimits {
     fn default() -> Self {
         Self { max_idle: 128, idle_timeout: Duration::from_secs(55), http2_connections: 4 }
+    }
+}
+
+/// Beyond what requests are refused, those to services of low priority first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OverloadLimits {
+    /// Requests under way, upgraded connections among them; each worker has its share. 0: any number.
+    pub requests: u64,
+    /// How late a worker's timer may be for half a second on end. Zero: as late as it likes.
+    pub delay: Duration,
+}
+
+impl Default for OverloadLimits {
+    fn default() -> Self {
+        Self { requests: 100_000, delay: Duration::from_millis(100) }
     }
 }

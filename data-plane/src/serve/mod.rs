@@ -24,7 +24,7 @@ mod ports;
 mod running;
 mod worker;
 
-pub use config::{Limits, PoolLimits, ServeConfig, Timeouts};
+pub use config::{Limits, OverloadLimits, PoolLimits, ServeConfig, Timeouts};
 pub use ports::{Listening, PortState};
 pub use running::{Running, ShutdownReport, start};
 

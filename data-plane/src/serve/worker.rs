@@ -29,6 +29,7 @@ use super::{
 use crate::{
     forward::MirrorPlaces,
     metrics,
+    overload::{self, Shedder},
     pool::Pools,
     table::{OWN_PORT, SharedTable, Table, TableReader},
 };
@@ -62,6 +63,7 @@ pub(crate) struct Worker {
     pub(super) protocols: connection::Protocols,
     pub(crate) rng: RefCell<Rng>,
     pub(crate) mirrors: MirrorPlaces,
+    pub(crate) shedder: Shedder,
     reader: RefCell<TableReader>,
     /// The table that the reader last saw. Requests share it by counting on this thread only.
     held: RefCell<Option<Rc<HeldTable>>>,
@@ -86,6 +88,7 @@ impl Worker {
     ) -> Rc<Self> {
         Rc::new(Self {
             pools: Pools::new(&config),
+            shedder: Shedder::new(config.overload, config.threads),
             protocols: connection::Protocols::new(&config),
             config,
             metrics,
@@ -248,6 +251,7 @@ pub(super) async fn run(
 ) -> io::Result<ShutdownReport> {
     let listener = TcpListener::from_std(listener)?;
     let mut doors = Doors::default();
+    tokio::task::spawn_local(overload::watch(Rc::clone(&worker)));
     let mut sweeps = interval(worker.sweep_every());
     sweeps.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let deadline = loop {

@@ -16,6 +16,7 @@ use super::{
 use crate::{
     balance::{Balancer, Policy},
     health::{Heed, described},
+    overload::Priority,
 };
 
 /// An instance of a service, as it is declared, with its state here.
@@ -111,6 +112,11 @@ impl ServiceTable {
     /// How it is treated, where that was declared.
     pub fn traffic(&self) -> Option<&Arc<Traffic>> {
         self.traffic.as_ref()
+    }
+
+    /// How much the answers to its requests matter.
+    pub fn priority(&self) -> Priority {
+        self.traffic.as_ref().map_or_else(Priority::default, |traffic| traffic.priority)
     }
 
     /// Has it be treated in another way. Balancers begin anew only where another policy was declared.

@@ -17,6 +17,7 @@ use super::{breaker::Trip, budget::RetryAllowance, concurrency::Bounds};
 use crate::{
     balance::{KeySource, Own, Policy, key_source},
     health::{DEFAULT_PANIC_PERCENT, HealthRules, Heed},
+    overload::Priority,
     rule::{Limits, Retry, Waits},
 };
 
@@ -55,6 +56,8 @@ pub struct Traffic {
     pub(super) most_per_instance: Option<u64>,
     /// What the limit that follows latency is kept between; none: there is no such limit.
     pub(super) concurrency: Option<Bounds>,
+    /// Whose requests are refused first where the proxy has too much to do.
+    pub(crate) priority: Priority,
     /// Who of its endpoints is passed over.
     pub(crate) health: HealthRules,
 }
@@ -76,6 +79,7 @@ impl Traffic {
             waits: entry.timeouts.as_ref().map(Waits::of_service).unwrap_or_default(),
             hedge_after: entry.hedging.as_ref().and_then(|hedging| duration(hedging.delay.as_ref()?)),
             trip: breaker.and_then(Trip::of),
+            priority: Priority::of(entry.priority()),
             concurrency: entry.adaptive_concurrency.as_ref().map(Bounds::of),
             health: HealthRules::of(entry),
             most_requests: most(|breaker| breaker.max_requests),

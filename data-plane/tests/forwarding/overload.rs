@@ -3,10 +3,15 @@
 use std::sync::Arc;
 
 use tokio::sync::{Notify, mpsc};
-use waypost_proto::v1::{AdaptiveConcurrency, DeclaredEntry, TrafficEntry, declared_entry::Kind};
-use waypost_proxy::serve::ServeConfig;
+use waypost_proto::v1::{
+    AdaptiveConcurrency, DeclaredEntry, RequestPriority, RuleRoute, TrafficEntry, declared_entry::Kind,
+};
+use waypost_proxy::serve::{OverloadLimits, ServeConfig};
 
-use crate::support::{Client, Instance, Proxy, Response, api};
+use crate::{
+    routes::{entry, rule, to},
+    support::{Client, Instance, Proxy, Response, api, until},
+};
 
 const GET: &str = "GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n";
 const OK: &str = "HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok";
@@ -107,6 +112,67 @@ async fn a_place_is_left_when_the_answer_begins_or_the_client_goes() {
     refused(&proxy).await;
     drop(waits);
     let service = Arc::clone(proxy.table().service(&api()).expect("the service"));
-    crate::support::until("its place is free", || service.concurrency() == Some((1, 0))).await;
+    until("its place is free", || service.concurrency() == Some((1, 0))).await;
     held.hold(&proxy).await;
+}
+
+#[tokio::test]
+async fn a_proxy_with_too_much_to_do_refuses_low_first_and_high_last() {
+    let mut held = Held::start().await;
+    let overload = OverloadLimits { requests: 10, ..OverloadLimits::default() };
+    let mut proxy = held.proxy(ServeConfig { overload, ..ServeConfig::default() });
+    let matters = |proxy: &mut Proxy, priority: RequestPriority| {
+        declare(proxy, TrafficEntry { priority: priority.into(), ..TrafficEntry::default() });
+    };
+    let mut clients = Vec::new();
+    matters(&mut proxy, RequestPriority::Low);
+    for _ in 0..8 {
+        clients.push(held.hold(&proxy).await);
+    }
+    let answer = refused(&proxy).await;
+    let says = "as it takes for services of low priority (80% of --max-requests 10)";
+    assert!(answer.text().contains(says), "{}", answer.text());
+    for (priority, name) in [(RequestPriority::Normal, "normal"), (RequestPriority::High, "high")] {
+        matters(&mut proxy, priority);
+        clients.push(held.hold(&proxy).await);
+        let answer = refused(&proxy).await;
+        assert!(answer.text().contains(&format!("services of {name} priority")), "{}", answer.text());
+    }
+    matters(&mut proxy, RequestPriority::Unspecified);
+    assert!(refused(&proxy).await.text().contains("normal priority"));
+
+    held.release.notify_waiters();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
+    let metrics = proxy.metrics.render();
+    for (priority, count) in [("low", 1), ("normal", 2), ("high", 1)] {
+        let line =
+            format!("waypost_shed_requests_total{{cause=\"requests\",priority=\"{priority}\"}} {count}");
+        let other =
+            format!("waypost_shed_requests_total{{priority=\"{priority}\",cause=\"requests\"}} {count}");
+        assert!(metrics.contains(&line) || metrics.contains(&other), "{line} is not in\n{metrics}");
+    }
+    matters(&mut proxy, RequestPriority::Low);
+    let mut again = held.hold(&proxy).await;
+    held.release.notify_waiters();
+    assert_eq!(again.response().await.status, 200, "there is room again");
+}
+
+#[tokio::test]
+async fn a_rule_of_a_declared_route_refuses_for_its_backends_priority() {
+    let mut held = Held::start().await;
+    let overload = OverloadLimits { requests: 10, ..OverloadLimits::default() };
+    let mut proxy = held.proxy(ServeConfig { overload, ..ServeConfig::default() });
+    declare(&mut proxy, TrafficEntry { priority: RequestPriority::Low.into(), ..TrafficEntry::default() });
+    proxy.declare(vec![entry(RuleRoute { rules: vec![rule("/", to("api", 1))], ..RuleRoute::default() })]);
+    let mut clients = Vec::new();
+    for _ in 0..8 {
+        clients.push(held.hold(&proxy).await);
+    }
+    assert!(refused(&proxy).await.text().contains("low priority"));
+    held.release.notify_waiters();
+    for client in &mut clients {
+        assert_eq!(client.response().await.status, 200);
+    }
 }

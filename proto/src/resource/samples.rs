@@ -239,6 +239,7 @@ spec:
   timeouts: {connect: 1s, request: 15s, perTry: 5s, idle: 4s}
   hedging: {delay: 50ms}
   adaptiveConcurrency: {minimum: 5, maximum: 500}
+  priority: Low
 ---
 apiVersion: waypost.dev/v1
 kind: BackendTrafficPolicy

@@ -46,6 +46,20 @@ pub struct BackendTrafficPolicy {
     /// A limit of requests under way that follows how long answers take.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub adaptive_concurrency: Option<AdaptiveConcurrency>,
+    /// Whose requests a proxy that has too much to do refuses first; absent means `Normal`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub priority: Option<RequestPriority>,
+}
+
+/// Whose requests a proxy that has too much to do refuses first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+pub enum RequestPriority {
+    /// Refused last.
+    High,
+    /// Refused when it does not suffice to refuse those of low priority.
+    Normal,
+    /// Refused first.
+    Low,
 }
 
 /// Which instance takes a request.

@@ -6,8 +6,8 @@ use waypost_proto::{
     time::wire_duration,
     v1::{
         ActiveHealthCheck, AdaptiveConcurrency, BalancerKind, CircuitBreaker, GrpcCheck, HashKey, Hedging,
-        HttpCheck, LoadBalancer, OutlierDetection, TrafficEntry, TrafficRetry, TrafficTimeouts, ZoneAware,
-        active_health_check, declared_entry::Kind, hash_key,
+        HttpCheck, LoadBalancer, OutlierDetection, RequestPriority, TrafficEntry, TrafficRetry,
+        TrafficTimeouts, ZoneAware, active_health_check, declared_entry::Kind, hash_key,
     },
 };
 
@@ -79,7 +79,8 @@ const EVERYTHING: &str = "
     openTime: 29s
   timeouts: {connect: 31s, request: 32s, perTry: 3s, idle: 0s}
   hedging: {delay: 34ms}
-  adaptiveConcurrency: {minimum: 35, maximum: 36}";
+  adaptiveConcurrency: {minimum: 35, maximum: 36}
+  priority: Low";
 
 #[test]
 fn every_field_arrives_at_proxies() {
@@ -148,6 +149,7 @@ fn every_field_arrives_at_proxies() {
         }),
         hedging: Some(Hedging { delay: milliseconds(34) }),
         adaptive_concurrency: Some(AdaptiveConcurrency { minimum: 35, maximum: 36 }),
+        priority: RequestPriority::Low.into(),
     };
     assert_eq!(entry(&bench, "traffic/default/shop"), expected);
 }
