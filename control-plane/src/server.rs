@@ -30,6 +30,8 @@ use crate::{
 
 /// How often the health service is told whether the store is there.
 const HEALTH_PACE: Duration = Duration::from_millis(200);
+/// How often what proxies say of instances that are gone is dropped.
+const SIGHTINGS_PACE: Duration = Duration::from_secs(10);
 
 /// How a control plane behaves.
 #[derive(Clone, Default)]
@@ -217,6 +219,7 @@ pub async fn start(
     plane.spawn(plane.registry.clone().run(plane.closing.clone()));
     plane.spawn(publish(plane.clone(), publications));
     plane.spawn(plane.replicas.clone().run(plane.closing.clone()));
+    plane.spawn(forget_sightings(plane.clone()));
     let health = HealthReporter::new();
     plane.spawn(grpc::serve(plane.clone(), listeners.grpc, health.clone()));
     plane.spawn(http::serve(plane.clone(), listeners.http));
@@ -265,6 +268,18 @@ async fn show_health(plane: Arc<Plane>, health: HealthReporter) {
         for service in grpc::NEED_THE_STORE {
             health.set_service_status(service, status).await;
         }
+    }
+}
+
+/// Drops what proxies have said of instances that are gone.
+async fn forget_sightings(plane: Arc<Plane>) {
+    loop {
+        tokio::select! {
+            () = tokio::time::sleep(SIGHTINGS_PACE) => {}
+            () = plane.closing() => return,
+        }
+        let view = plane.registry.view();
+        plane.hub.retain_sightings(|key| view.has_instance(key));
     }
 }
 

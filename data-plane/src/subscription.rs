@@ -3,7 +3,8 @@
 //! ```text
 //!  control plane ──▶ stream ──▶ core: message in, outcome out ──▶ table::Compiler ──▶ SharedTable
 //!        ▲             │                                                                  │
-//!        └── Applied ──┴────────────── what is in flight to draining endpoints ◀──────────┘
+//!        └── Applied ──┴────────────── what is in flight to draining endpoints ◀──────────┤
+//!        └── Observed ─────────────────────────── how endpoints answer (`observer`) ◀─────┘
 //! ```
 //!
 //! [`core`] is the state machine, without I/O; [`stream`] is the shell around it; which
@@ -12,6 +13,7 @@
 //! Deliberately absent: a decision about health. A proxy that loses its control planes goes on with what it has.
 
 pub mod core;
+mod observer;
 mod reports;
 mod status;
 pub mod stream;

@@ -40,6 +40,7 @@ pub(crate) use self::{
     concurrency::Turn,
     cooldown::{Backoff, Lengths},
     edge::TlsSite,
+    endpoints::News,
     services::{NoRetry, Refusal},
     usage::{Place, Usage, Use},
 };
@@ -202,6 +203,16 @@ impl Table {
     /// The services, in no order.
     pub fn services(&self) -> impl Iterator<Item = &Arc<ServiceTable>> {
         self.slots.iter().flatten()
+    }
+
+    /// How many places for services there are.
+    pub(crate) fn service_places(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// The service in a place. It keeps its place while it is there.
+    pub(crate) fn service_in(&self, place: usize) -> Option<&Arc<ServiceTable>> {
+        self.slots.get(place)?.as_ref()
     }
 
     /// The listeners of declared routing, in no order; the proxy's own is among them.

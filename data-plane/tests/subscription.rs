@@ -81,7 +81,8 @@ impl Session {
     }
 }
 
-struct Service(mpsc::Sender<Session>);
+/// Sends on each stream that opens. Whether it says that it wants to be told what proxies see of instances.
+struct Service(mpsc::Sender<Session>, bool);
 
 #[tonic::async_trait]
 impl Snapshots for Service {
@@ -94,7 +95,11 @@ impl Snapshots for Service {
         let (to_proxy, sent) = mpsc::channel(64);
         let session = Session { from_proxy: request.into_inner(), to_proxy, waiting: VecDeque::new() };
         self.0.send(session).await.map_err(|_| Status::unavailable("the test is over"))?;
-        Ok(Response::new(ReceiverStream::new(sent)))
+        let mut response = Response::new(ReceiverStream::new(sent));
+        if self.1 {
+            response.metadata_mut().insert("waypost-observed", "true".parse().expect("a value"));
+        }
+        Ok(response)
     }
 }
 
@@ -111,11 +116,20 @@ impl ControlPlane {
     }
 
     fn on(listener: TcpListener) -> Self {
+        Self::with(listener, false)
+    }
+
+    /// One that wants to be told what proxies see of instances.
+    async fn that_listens() -> Self {
+        Self::with(TcpListener::bind("127.0.0.1:0").await.expect("a free port"), true)
+    }
+
+    fn with(listener: TcpListener, listens: bool) -> Self {
         let url = format!("http://{}", listener.local_addr().expect("it is bound"));
         let (sender, sessions) = mpsc::channel(8);
         let mut tasks = JoinSet::new();
         let server = tonic::transport::Server::builder()
-            .add_service(SnapshotsServer::new(Service(sender)))
+            .add_service(SnapshotsServer::new(Service(sender, listens)))
             .serve_with_incoming(TcpListenerStream::new(listener));
         let server = tasks.spawn(async move { server.await.expect("it serves") });
         Self { url, sessions: Mutex::new(sessions), server, _tasks: tasks }
@@ -229,6 +243,29 @@ async fn the_end_of_the_last_request_to_a_draining_instance_is_told_at_once() {
     assert_eq!(session.applied().await, Applied { position: position.clone(), draining: vec![entry(1)] });
     drop(other);
     assert_eq!(session.applied().await, Applied { position, draining: Vec::new() });
+}
+
+#[tokio::test]
+async fn how_an_instance_answers_is_told_to_who_wants_to_know() {
+    let control_plane = ControlPlane::that_listens().await;
+    let proxy = start(&["--control-plane", &control_plane.url]);
+    let mut session = control_plane.session().await;
+    session.hello().await;
+    session.send_full(&snapshot("h", &[1])).await;
+    session.applied().await;
+    let mut client = TcpStream::connect(proxy.traffic_address()).await.expect("it listens");
+    client
+        .write_all(b"GET /users/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+        .await
+        .expect("it reads");
+    let mut answer = String::new();
+    client.read_to_string(&mut answer).await.expect("it answers");
+    assert!(answer.contains("upstream_connect"), "nobody listens on port 1: {answer}");
+    let subscribe_request::Kind::Observed(observed) = session.next().await else { panic!("something else") };
+    let [one] = &*observed.instances else { panic!("{observed:?}") };
+    assert_eq!((one.key.clone(), one.epoch, one.succeeded), (Some(key(1).to_wire()), 1, 0));
+    assert!(one.failed > 0 && !one.reason.is_empty(), "{one:?}");
+    assert_eq!(one.health(), v1::EndpointHealth::CoolingDown);
 }
 
 #[tokio::test]

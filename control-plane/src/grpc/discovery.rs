@@ -1,4 +1,5 @@
-//! `waypost.v1.Discovery`: the read side. Answers come from the registry's view of one revision.
+//! `waypost.v1.Discovery`: the read side. Answers come from the registry's view of one revision; lists of instances have
+//! what proxies see of them beside it.
 
 use std::{pin::Pin, sync::Arc};
 
@@ -38,14 +39,18 @@ impl discovery_server::Discovery for Discovery {
         &self,
         request: Request<v1::GetServiceRequest>,
     ) -> Result<Response<v1::GetServiceResponse>, Status> {
-        Ok(Response::new(self.0.registry.view().get_service(request.get_ref())?))
+        let mut answer = self.0.registry.view().get_service(request.get_ref())?;
+        self.0.replicas.add_sightings(&mut answer.instances).await;
+        Ok(Response::new(answer))
     }
 
     async fn list_instances(
         &self,
         request: Request<v1::ListInstancesRequest>,
     ) -> Result<Response<v1::ListInstancesResponse>, Status> {
-        Ok(Response::new(self.0.registry.view().list_instances(request.get_ref())?))
+        let mut answer = self.0.registry.view().list_instances(request.get_ref())?;
+        self.0.replicas.add_sightings(&mut answer.instances).await;
+        Ok(Response::new(answer))
     }
 
     async fn list_routes(

@@ -6,12 +6,19 @@ use std::sync::Arc;
 use tokio::time::Instant;
 use tonic::{Request, Response, Status};
 use waypost_proto::{
+    error::{Error, Violation},
+    name::InstanceKey,
     time::{self, wire_duration},
     v1::{self, replicas_server},
 };
 
 use super::checks::Checks;
-use crate::{hub::Barrier, server::Plane};
+use crate::{
+    hub::{Barrier, LATELY},
+    registry::InQuestion,
+    replicas::MOST_AT_ONCE,
+    server::Plane,
+};
 
 /// The service.
 pub(super) struct Replicas(pub(super) Arc<Plane>);
@@ -96,6 +103,29 @@ impl replicas_server::Replicas for Replicas {
         _request: Request<v1::ListReplicaProxiesRequest>,
     ) -> Result<Response<v1::ListReplicaProxiesResponse>, Status> {
         Ok(Response::new(v1::ListReplicaProxiesResponse { proxies: self.0.hub.proxies() }))
+    }
+
+    async fn get_sightings(
+        &self,
+        request: Request<v1::GetReplicaSightingsRequest>,
+    ) -> Result<Response<v1::GetReplicaSightingsResponse>, Status> {
+        let instances = request.into_inner().instances;
+        if instances.len() > MOST_AT_ONCE {
+            let (value, rule) =
+                (format!("{} entries", instances.len()), format!("must be at most {MOST_AT_ONCE}"));
+            return Err(Error::from(Violation::new("instances", value, rule)).into());
+        }
+        let asked = instances.into_iter().map(|one| {
+            let within = one.within.as_ref().map_or(Some(LATELY), time::duration).unwrap_or(LATELY);
+            let key = InstanceKey::from_wire(one.key.as_ref());
+            Ok(InQuestion {
+                key: key.map_err(|violation| violation.under("instances.key"))?,
+                epoch: one.epoch,
+                within,
+            })
+        });
+        let asked = asked.collect::<Result<Vec<_>, Violation>>().map_err(Error::from)?;
+        Ok(Response::new(v1::GetReplicaSightingsResponse { sightings: self.0.hub.sightings(&asked) }))
     }
 
     async fn get_status(

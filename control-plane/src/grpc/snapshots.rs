@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::sync::oneshot;
-use tonic::{Request, Response, Status, Streaming};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataValue};
 use waypost_proto::{
     error::{Error, ErrorCode, Violation},
     frame::Frame,
@@ -27,6 +27,8 @@ const HELLO_DEADLINE: Duration = Duration::from_secs(10);
 const FOLLOW_UP: Duration = Duration::from_secs(2);
 const LONGEST_TEXT: usize = 255;
 const MOST_NAMESPACES: usize = 1_000;
+/// Says to proxies that they may send what they see of instances.
+const TAKES_OBSERVED: &str = "waypost-observed";
 
 /// The service.
 pub(super) struct Snapshots(pub(super) Arc<Plane>);
@@ -55,7 +57,9 @@ impl snapshots_server::Snapshots for Snapshots {
             let plane = plane.clone();
             async move { advance(&plane, stage).await }
         });
-        Ok(Response::new(Box::pin(frames)))
+        let mut response: Response<Self::SubscribeStream> = Response::new(Box::pin(frames));
+        response.metadata_mut().insert(TAKES_OBSERVED, MetadataValue::from_static("true"));
+        Ok(response)
     }
 }
 
@@ -169,8 +173,9 @@ async fn listen(
         match message.map(|message| message.map(|message| message.kind)) {
             Ok(Some(Some(Kind::Applied(applied)))) => reports.applied(applied)?,
             Ok(Some(Some(Kind::Rejected(rejected)))) => reports.rejected(rejected),
+            Ok(Some(Some(Kind::Observed(observed)))) => reports.observed(observed)?,
             Ok(Some(other)) => {
-                let rule = "must be applied or rejected after the hello";
+                let rule = "must be applied, rejected or observed after the hello";
                 return Err(Violation::new("kind", name(other.as_ref()), rule).into());
             }
             Ok(None) | Err(_) => return Ok(()),
@@ -184,6 +189,7 @@ fn name(kind: Option<&Kind>) -> &'static str {
         Some(Kind::Hello(_)) => "hello",
         Some(Kind::Applied(_)) => "applied",
         Some(Kind::Rejected(_)) => "rejected",
+        Some(Kind::Observed(_)) => "observed",
     }
 }
 

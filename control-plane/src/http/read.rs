@@ -34,7 +34,9 @@ pub(super) async fn service(
         Violation::new("name", rejection.body_text(), "must be percent-encoded UTF-8")
     })?;
     let key = v1::ServiceKey { namespace: query.text("namespace"), name };
-    Ok(Json(plane.registry.view().get_service(&v1::GetServiceRequest { key: Some(key) })?))
+    let mut answer = plane.registry.view().get_service(&v1::GetServiceRequest { key: Some(key) })?;
+    plane.replicas.add_sightings(&mut answer.instances).await;
+    Ok(Json(answer))
 }
 
 /// `/v1/instances`
@@ -50,7 +52,9 @@ pub(super) async fn instances(
         tags: query.all("tag").collect(),
         state: state(&query.text("state"))?.into(),
     };
-    Ok(Json(plane.registry.view().list_instances(&request)?))
+    let mut answer = plane.registry.view().list_instances(&request)?;
+    plane.replicas.add_sightings(&mut answer.instances).await;
+    Ok(Json(answer))
 }
 
 /// `/v1/routes`

@@ -13,7 +13,10 @@ use std::{
 
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
-use waypost_proto::{name::InstanceKey, time, v1};
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    time, v1,
+};
 
 use super::{
     Greeting, Now,
@@ -71,6 +74,12 @@ impl Record {
     pub(super) fn in_flight_to(&self, key: &InstanceKey, epoch: u64) -> u64 {
         // The clone shares its text.
         self.in_flight.get(&(key.clone(), epoch)).copied().unwrap_or(0)
+    }
+
+    /// Whether it is told of a service's instances.
+    pub(super) fn knows(&self, service: &ServiceKey) -> bool {
+        let namespaces = &self.greeting.namespaces;
+        namespaces.is_empty() || namespaces.contains(service.namespace())
     }
 
     fn to_wire(&self) -> v1::Proxy {

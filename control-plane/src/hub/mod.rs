@@ -20,10 +20,11 @@ mod core;
 mod fleet;
 mod propagation;
 mod scope;
+mod sightings;
 mod subscription;
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -36,12 +37,16 @@ use waypost_proto::{
     v1,
 };
 
-use self::core::Core;
 pub use self::{
     barrier::{AppliedEverywhere, Behind},
+    sightings::{LATELY, add as add_sightings},
     subscription::{Reports, Subscription},
 };
-use crate::{metrics::Metrics, registry::Publication};
+use self::{core::Core, sightings::Sightings};
+use crate::{
+    metrics::Metrics,
+    registry::{InQuestion, Publication},
+};
 
 /// How the hub behaves.
 #[derive(Clone, Debug)]
@@ -132,6 +137,8 @@ pub struct HubStatus {
 #[derive(Debug)]
 pub struct Hub {
     core: Mutex<Core>,
+    /// What the proxies see of instances. Never locked together with `core`.
+    sightings: Mutex<Sightings>,
     /// Counts what a waiter may wait for: reports, comings, goings and commits.
     moved: watch::Sender<u64>,
     metrics: Arc<Metrics>,
@@ -141,7 +148,8 @@ impl Hub {
     /// The hub of a registry whose contents are `head`.
     pub fn new(head: &Snapshot, options: HubOptions, metrics: Arc<Metrics>) -> Arc<Self> {
         let core = Mutex::new(Core::new(head, options, Now::read()));
-        Arc::new(Self { core, moved: watch::Sender::new(0), metrics })
+        let sightings = Mutex::default();
+        Arc::new(Self { core, sightings, moved: watch::Sender::new(0), metrics })
     }
 
     /// Takes a change; it is on its way to every subscriber when this returns.
@@ -163,6 +171,8 @@ impl Hub {
     /// Opens the stream of a proxy. An older stream of the same proxy ends.
     pub fn subscribe(self: &Arc<Self>, greeting: Greeting) -> (Subscription, Reports) {
         let proxy = greeting.id.clone();
+        // What it said on another stream it says again.
+        self.sightings.lock().forget(&proxy);
         let opened = self.core.lock().connect(greeting, Now::read());
         self.metrics.resyncs.inc_by(opened.resyncs);
         self.moved();
@@ -174,6 +184,29 @@ impl Hub {
         let mut core = self.core.lock();
         core.prune(Now::read());
         core.fleet().to_wire()
+    }
+
+    /// What the proxies that hang on this control plane see of instances, in their order.
+    pub fn sightings(&self, asked: &[InQuestion]) -> Vec<v1::Sightings> {
+        let now = Now::read().monotonic;
+        let mut sums: Vec<v1::Sightings> = {
+            let seen = self.sightings.lock();
+            asked.iter().map(|one| seen.of(&one.key, one.epoch, one.within, now)).collect()
+        };
+        let core = self.core.lock();
+        let mut connected: BTreeMap<&str, u32> = BTreeMap::new();
+        for (one, sum) in asked.iter().zip(&mut sums) {
+            let service = one.key.service();
+            let count = || core.fleet().live().filter(|proxy| proxy.knows(service)).count();
+            let known = connected.entry(service.namespace());
+            sum.connected = *known.or_insert_with(|| u32::try_from(count()).unwrap_or(u32::MAX));
+        }
+        sums
+    }
+
+    /// Drops what was said of instances that are not there any more.
+    pub fn retain_sightings(&self, is_there: impl Fn(&InstanceKey) -> bool) {
+        self.sightings.lock().retain(is_there);
     }
 
     /// The hub at a glance.

@@ -18,6 +18,7 @@ use super::{
     core::Opened,
     fleet::{Line, SessionId},
     scope::{Due, FullFrames},
+    sightings::Report,
 };
 
 /// The most instances that a report may name.
@@ -154,6 +155,19 @@ impl Reports {
         Ok(())
     }
 
+    /// What the proxy sees of instances.
+    ///
+    /// # Errors
+    /// A field breaks a rule; nothing has changed.
+    pub fn observed(&self, observed: v1::Observed) -> Result<(), Error> {
+        let report = Report::check(observed)?;
+        // A stream whose place another one took has nothing to say.
+        if !self.line.closed.is_cancelled() {
+            self.hub.sightings.lock().take(&self.proxy, report, Now::read().monotonic);
+        }
+        Ok(())
+    }
+
     /// The proxy could not take a revision.
     pub fn rejected(&self, mut rejected: v1::Rejected) {
         if let Some((at, _)) = rejected.reason.char_indices().nth(MOST_REASON) {
@@ -170,7 +184,10 @@ impl Reports {
 impl Drop for Reports {
     fn drop(&mut self) {
         self.line.closed.cancel();
-        if self.hub.core.lock().disconnect(self.session, Now::read()) {
+        // A statement of its own: the lock is not held over what follows.
+        let was_there = self.hub.core.lock().disconnect(self.session, Now::read());
+        if was_there {
+            self.hub.sightings.lock().forget(&self.proxy);
             self.hub.moved();
         }
     }

@@ -40,3 +40,13 @@ fn nearest(wanted: &str, names: impl Iterator<Item = String>) -> Option<String> 
     let best = scored.max_by(|(left, _), (right, _)| left.total_cmp(right));
     best.filter(|(score, _)| *score >= SIMILAR).map(|(_, name)| name)
 }
+
+/// An instance that was there a moment ago.
+pub(super) fn gone_again(key: &InstanceKey) -> Error {
+    Error::new(
+        ErrorCode::FailedPrecondition,
+        format!(
+            "instance {key} was removed by somebody else right after the change: look before trying again"
+        ),
+    )
+}

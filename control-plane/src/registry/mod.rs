@@ -18,6 +18,7 @@ mod contact;
 mod deadlines;
 mod declare;
 mod declared;
+mod evidence;
 mod follow;
 mod guard;
 mod missing;
@@ -40,13 +41,14 @@ use parking_lot::{Mutex, RwLock};
 use tokio::sync::{broadcast, mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use waypost_proto::{
-    error::{Error, ErrorCode, Violation},
+    error::{Error, Violation},
     instance::InstanceSpec,
     name::InstanceKey,
     snapshot::{Change, Snapshot},
     v1::{self, BeatOutcome, InstanceState},
 };
 
+pub use self::evidence::InQuestion;
 use self::{
     contact::Contact,
     plan::Plan,
@@ -328,7 +330,7 @@ impl Registry {
         let now = self.planning_time(self.now());
         let word = word.map(|word| checked_override(word, now)).transpose()?;
         let revision = self.change(|view, _| plan::set_override(view, key, word.as_ref(), actor)).await?;
-        let instance = self.view().instance(key).ok_or_else(|| gone_again(key))?;
+        let instance = self.view().instance(key).ok_or_else(|| missing::gone_again(key))?;
         Ok((instance, revision))
     }
 
@@ -402,15 +404,6 @@ fn checked_override(
     } else {
         Err(Error::invalid(violations))
     }
-}
-
-fn gone_again(key: &InstanceKey) -> Error {
-    Error::new(
-        ErrorCode::FailedPrecondition,
-        format!(
-            "instance {key} was removed by somebody else right after the change: look before trying again"
-        ),
-    )
 }
 
 #[cfg(test)]

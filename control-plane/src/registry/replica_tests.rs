@@ -2,7 +2,7 @@
 
 use std::sync::atomic::AtomicBool;
 
-use waypost_proto::v1::EventKind;
+use waypost_proto::{error::ErrorCode, v1::EventKind};
 
 use super::{sweep::Sweep, *};
 use crate::store::{

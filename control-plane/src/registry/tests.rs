@@ -3,7 +3,7 @@
 use std::sync::atomic::AtomicU32;
 
 use futures_util::{StreamExt, future, stream};
-use waypost_proto::v1::EventKind;
+use waypost_proto::{error::ErrorCode, v1::EventKind};
 
 use super::{sweep::Sweep, *};
 use crate::store::{
@@ -11,9 +11,9 @@ use crate::store::{
     conformance::{ManualClock, TTL, spec, wire},
 };
 
-const SECOND: Duration = Duration::from_secs(1);
+pub(super) const SECOND: Duration = Duration::from_secs(1);
 
-fn key(text: &str) -> InstanceKey {
+pub(super) fn key(text: &str) -> InstanceKey {
     text.parse().expect("a good key")
 }
 
@@ -22,13 +22,13 @@ fn healthy(healthy: bool, reason: &str) -> Option<Health> {
 }
 
 /// A registry whose time a test moves.
-struct World {
-    clock: Arc<ManualClock>,
-    registry: Arc<Registry>,
+pub(super) struct World {
+    pub(super) clock: Arc<ManualClock>,
+    pub(super) registry: Arc<Registry>,
 }
 
 impl World {
-    async fn new() -> Self {
+    pub(super) async fn new() -> Self {
         Self::over(Arc::new(Memory::new())).await
     }
 
@@ -39,24 +39,24 @@ impl World {
         Self { clock, registry: Registry::open(store, options).await.expect("it opens") }
     }
 
-    async fn register(&self, key: &str) -> Registered {
+    pub(super) async fn register(&self, key: &str) -> Registered {
         self.registry.register(spec(key), TTL, "test").await.expect("it registers")
     }
 
-    async fn beat(&self, text: &str, epoch: u64, health: Option<Health>) -> BeatOutcome {
+    pub(super) async fn beat(&self, text: &str, epoch: u64, health: Option<Health>) -> BeatOutcome {
         let beats = vec![Beat { key: key(text), epoch, health }];
         self.registry.heartbeat(beats).await.expect("the store answers")[0].outcome
     }
 
     /// Lets time pass and sweeps. All that the sweep has committed is visible afterwards.
-    async fn pass(&self, sweep: &mut Sweep<'_>, length: Duration) {
+    pub(super) async fn pass(&self, sweep: &mut Sweep<'_>, length: Duration) {
         let now = self.clock.pass(length);
         sweep.all(now).await.expect("it sweeps");
         let revision = self.registry.store.load().await.expect("it loads").revision;
         assert!(self.registry.wait_for(revision).await);
     }
 
-    fn state(&self, text: &str) -> Option<InstanceState> {
+    pub(super) fn state(&self, text: &str) -> Option<InstanceState> {
         self.registry.view().instance(&key(text)).map(|instance| instance.state())
     }
 

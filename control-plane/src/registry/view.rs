@@ -138,6 +138,11 @@ impl View {
         self.instances.get(key).map(|record| record.to_wire())
     }
 
+    /// Whether there is such an instance.
+    pub fn has_instance(&self, key: &InstanceKey) -> bool {
+        self.instances.contains_key(key)
+    }
+
     pub(super) fn record(&self, key: &InstanceKey) -> Option<&Arc<Record>> {
         self.instances.get(key)
     }

@@ -14,7 +14,10 @@
 
 mod member;
 mod peer;
+mod sightings;
 mod together;
+
+pub use self::sightings::MOST_AT_ONCE;
 
 use std::{
     collections::BTreeMap,

@@ -283,7 +283,7 @@ impl Everywhere {
 }
 
 /// Asks once, for something that is there at once.
-async fn glance<T, Answer>(
+pub(super) async fn glance<T, Answer>(
     peer: &Peer,
     call: impl FnOnce(ReplicasClient<Channel>) -> Answer,
 ) -> Result<T, String>

@@ -198,6 +198,8 @@ impl Record {
                 expires_at: Some(time::timestamp(word.expires_at)),
                 reason: word.reason.clone(),
             }),
+            // Not of the registry: the replica that answers adds it.
+            sightings: None,
         }
     }
 }

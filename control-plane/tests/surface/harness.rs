@@ -166,6 +166,8 @@ pub(crate) struct Proxy {
     pub(crate) held: Option<Snapshot>,
     pub(crate) chunks: usize,
     pub(crate) deltas: usize,
+    /// Whether it may say what it sees of instances.
+    pub(crate) may_tell: bool,
     parts: Vec<v1::SnapshotChunk>,
 }
 
@@ -187,8 +189,10 @@ impl Proxy {
         let first = v1::SubscribeRequest { kind: Some(first) };
         requests.send(first).await.expect("there is room");
         let mut client = SnapshotsClient::new(plane.channel.clone());
-        let messages = client.subscribe(ReceiverStream::new(sent)).await.expect("it answers").into_inner();
-        Self { requests, messages, held: None, chunks: 0, deltas: 0, parts: Vec::new() }
+        let answer = client.subscribe(ReceiverStream::new(sent)).await.expect("it answers");
+        let may_tell = answer.metadata().contains_key("waypost-observed");
+        let messages = answer.into_inner();
+        Self { requests, messages, held: None, chunks: 0, deltas: 0, may_tell, parts: Vec::new() }
     }
 
     pub(crate) async fn say(&self, kind: subscribe_request::Kind) {

@@ -7,5 +7,6 @@ mod operations;
 mod registry;
 mod replicas;
 mod resources;
+mod sightings;
 mod snapshots;
 mod store_away;

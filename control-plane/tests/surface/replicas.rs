@@ -273,3 +273,41 @@ async fn a_proxy_moves_between_replicas_without_being_sent_everything() {
     let answer = one.operations().wait_applied(v1::WaitAppliedRequest::default()).await;
     assert_eq!(answer.expect("it is applied everywhere").into_inner().proxies, 1);
 }
+
+#[tokio::test]
+async fn what_a_proxy_of_one_sees_is_known_to_the_other() {
+    let (_, one, two) = pair().await;
+    let request = v1::RegisterRequest {
+        instance: Some(spec("users", 9001)),
+        ttl: Some(wire_duration(Duration::from_secs(2))),
+        ..Default::default()
+    };
+    let registered = one.registry().register(request).await.expect("a good registration").into_inner();
+    level(&one, &two).await;
+    let proxy = Proxy::connect(&two, "p", None).await;
+    let said = v1::Observation {
+        key: registered.key.clone(),
+        epoch: registered.epoch,
+        succeeded: 1,
+        ..Default::default()
+    };
+    let said = v1::Observed { instances: vec![said], period: None };
+    let requests = proxy.requests.clone();
+    tokio::spawn(async move {
+        let request = v1::SubscribeRequest { kind: Some(v1::subscribe_request::Kind::Observed(said)) };
+        while requests.send(request.clone()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let seen = async |plane: &Plane| {
+        let request = v1::ListInstancesRequest::default();
+        plane.discovery().list_instances(request).await.expect("a list").into_inner().instances.pop()
+    };
+    for plane in [&one, &two] {
+        eventually("it is told", || async {
+            let sightings = seen(plane).await.and_then(|instance| instance.sightings).unwrap_or_default();
+            (sightings.proxies, sightings.connected, sightings.answering) == (1, 1, 1)
+        })
+        .await;
+    }
+}

@@ -59,10 +59,15 @@ impl Drop for Measure {
 
 /// Whether an answer speaks of a failure of the server.
 pub(super) fn is_failure(status: StatusCode, headers: &HeaderMap) -> bool {
-    if status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS {
+    if is_failing(status) {
         return true;
     }
     headers.get("grpc-status").is_some_and(|code| GRPC_FAILURES.iter().any(|failure| code == *failure))
+}
+
+/// Whether its status alone does.
+pub(super) fn is_failing(status: StatusCode) -> bool {
+    status.is_server_error() || status == StatusCode::TOO_MANY_REQUESTS
 }
 
 #[cfg(test)]

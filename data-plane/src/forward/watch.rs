@@ -1,4 +1,5 @@
-//! Tells endpoints how they answered, for services whose policy says who is ejected for it (see [`crate::health`]).
+//! Tells endpoints how they answered: all of them for what the control plane is told, and those of services whose policy
+//! says who is ejected for it (see [`crate::health`]) in more detail.
 //!
 //! A failure of the server is what [`super::measure`] counts as one. That the client went away, and an idle connection
 //! that turned out to be closed, say nothing.
@@ -7,14 +8,20 @@
 
 use std::time::Instant;
 
-use super::{answered::Answered, measure::is_failure, retry::Failure};
+use waypost_proto::instance::Protocol;
+
+use super::{
+    answered::Answered,
+    measure::{is_failing, is_failure},
+    retry::Failure,
+};
 use crate::{
     health::OutlierRules,
     metrics,
     table::{EndpointState, Target},
 };
 
-/// One attempt, where somebody wants to know of it. Dropped without a word it was given up, and says nothing.
+/// One attempt, with the rules by which the endpoint may be ejected. Dropped without a word it was given up, and says nothing.
 pub(super) struct Watch<'a>(Option<(&'a OutlierRules, Option<Instant>)>);
 
 impl<'a> Watch<'a> {
@@ -26,10 +33,15 @@ impl<'a> Watch<'a> {
 
     /// There is an answer's head.
     pub(super) fn answered(self, answered: &Answered, metrics: &metrics::Worker) {
-        if self.0.is_some() {
-            let failed = is_failure(answered.status(), answered.headers());
-            self.tell(answered.in_flight().endpoint(), failed, metrics);
-        }
+        let endpoint = answered.in_flight().endpoint();
+        // Fields are looked at only where they may say more.
+        let failed = if self.0.is_some() || endpoint.protocol() == Protocol::Grpc {
+            is_failure(answered.status(), answered.headers())
+        } else {
+            is_failing(answered.status())
+        };
+        endpoint.note_answer(failed);
+        self.tell(endpoint, failed, metrics);
     }
 
     /// There is none. `reused`: the connection was there before.
@@ -41,6 +53,7 @@ impl<'a> Watch<'a> {
         metrics: &metrics::Worker,
     ) {
         if failure.is_the_servers(reused) {
+            endpoint.note_answer(true);
             self.tell(endpoint, true, metrics);
         }
     }

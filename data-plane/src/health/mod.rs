@@ -31,6 +31,6 @@ pub(crate) use self::{
     conduct::Conduct,
     ejection::{Cause, Heed, Standing},
     panic::{DEFAULT_PERCENT as DEFAULT_PANIC_PERCENT, Panic},
-    report::described,
+    report::{Condition, described},
     rules::{HealthRules, OutlierRules},
 };

@@ -31,7 +31,7 @@ use waypost_proto::{
 };
 use waypost_sdk::control_planes::{Backoff, ControlPlanes, Turn};
 
-use super::{Core, Outcome, Status, reports::Reports};
+use super::{Core, Outcome, Status, observer::Observer, reports::Reports};
 use crate::{metrics::Metrics, state_dir::Saved, table::Compiler};
 
 /// How long a control plane may take to open the stream.
@@ -51,6 +51,8 @@ const WINDOW: u32 = 4 * 1024 * 1024;
 
 /// How many messages may wait for the stream to take them.
 const OUTBOX: usize = 16;
+/// The answer's metadata has it where the control plane takes [`Kind::Observed`].
+const TAKES_OBSERVED: &str = "waypost-observed";
 
 /// Who subscribes.
 #[derive(Clone, Debug)]
@@ -103,6 +105,7 @@ pub struct Subscriber {
     core: Core,
     compiler: Compiler,
     reports: Reports,
+    observer: Observer,
     /// After rejections in a row.
     rejections: Backoff,
     /// Until when nothing is read.
@@ -163,6 +166,7 @@ impl Subscriber {
             core,
             compiler,
             reports,
+            observer: Observer::default(),
             rejections,
             paused: None,
             turn,
@@ -223,7 +227,7 @@ impl Subscriber {
         let reporter = Arc::clone(self.compiler.reporter());
         self.paused = None;
         loop {
-            let due = self.reports.due();
+            let (due, look) = (self.reports.due(), self.observer.due());
             tokio::select! {
                 message = messages.message(), if self.paused.is_none() => match message {
                     Ok(Some(message)) => {
@@ -236,6 +240,7 @@ impl Subscriber {
                 },
                 () = reporter.notified() => self.report(&mut outbox),
                 () = until(due) => self.report(&mut outbox),
+                () = until(look) => self.observe(&mut outbox),
                 () = until(self.paused) => self.paused = None,
                 () = outbox.flush() => {}
             }
@@ -257,8 +262,12 @@ impl Subscriber {
         }
         let opening = client.subscribe(ReceiverStream::new(sent));
         let response = timeout(OPEN_TIMEOUT, opening).await.map_err(|_| Ended::Silent)?;
-        let messages = response.map_err(|status| Ended::Status(Box::new(status)))?.into_inner();
-        self.opened = Some(Instant::now());
+        let response = response.map_err(|status| Ended::Status(Box::new(status)))?;
+        let listens = response.metadata().contains_key(TAKES_OBSERVED);
+        let messages = response.into_inner();
+        let now = Instant::now();
+        self.opened = Some(now);
+        self.observer.begin(self.compiler.table(), listens, fastrand::usize(..1 << 20), now);
         self.wiring.status.connected(&url);
         self.wiring.metrics.control.connected.set(1);
         self.wiring.metrics.control.connects.inc();
@@ -335,6 +344,18 @@ impl Subscriber {
         }
         if self.reports.is_worth_telling(&self.compiler.in_flight(), Instant::now()) {
             self.applied(outbox);
+        }
+    }
+
+    /// Says how endpoints answer.
+    fn observe(&mut self, outbox: &mut Outbox) {
+        let now = Instant::now();
+        // While it does not take what it must know, it need not be told of this.
+        if !outbox.waiting.is_empty() {
+            return self.observer.put_off(now);
+        }
+        if let Some(observed) = self.observer.look(self.compiler.table(), now) {
+            outbox.push(Kind::Observed(observed));
         }
     }
 }

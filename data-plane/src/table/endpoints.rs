@@ -16,12 +16,13 @@
 
 mod health;
 mod in_flight;
+mod seen;
 
 use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -35,8 +36,9 @@ use waypost_proto::{
     name::InstanceKey,
 };
 
-use self::health::Care;
 pub use self::in_flight::InFlight;
+pub(crate) use self::seen::News;
+use self::{health::Care, seen::Seen};
 use super::{
     cooldown::Cooldown,
     latency::{Latency, Outcome},
@@ -69,6 +71,7 @@ struct Hot {
     /// How many have begun, modulo 2^32 << 32 | how many are in flight.
     requests: AtomicU64,
     draining: AtomicBool,
+    seen: Seen,
     cooldown: Cooldown,
     /// Written only where the set's policy needs it.
     latency: Latency,
@@ -87,6 +90,8 @@ pub struct EndpointState {
     /// How to speak TLS to it; none: in the clear.
     tls: Option<Arc<BackendTls>>,
     since: Since,
+    /// How many requests had ended when that was last told of.
+    told: AtomicU32,
     /// Woken when the count changes while draining.
     reporter: Arc<Notify>,
     /// The retired state of the same address, while requests are in flight to it. Not for the request path.
@@ -128,7 +133,8 @@ impl EndpointState {
         let illness = Mutex::new(before.and_then(|before| before.illness()));
         let hot = Hot { conduct, ..Hot::default() };
         let (id, predecessor) = (EndpointId::next(), Mutex::new(predecessor));
-        Arc::new(Self { hot, id, declared, tls, since, reporter, predecessor, illness })
+        let told = AtomicU32::default();
+        Arc::new(Self { hot, id, declared, tls, since, told, reporter, predecessor, illness })
     }
 
     /// The state after an endpoint was declared anew. It is the same one where only `state` or labels that

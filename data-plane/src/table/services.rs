@@ -15,7 +15,7 @@ use super::{
 };
 use crate::{
     balance::{Balancer, Policy},
-    health::{Heed, described},
+    health::{Condition, Heed, described},
     overload::Priority,
 };
 
@@ -260,6 +260,18 @@ impl ServiceTable {
         let heed = health.heed();
         (heed != Heed::default())
             .then(|| described(endpoint.standing(heed), health, endpoint.illness().as_deref()))
+    }
+
+    /// How an endpoint takes requests here.
+    pub(crate) fn condition_of(&self, endpoint: &EndpointState) -> Condition {
+        let heed = self.traffic.as_ref().map(|traffic| traffic.health.heed()).unwrap_or_default();
+        Condition::of(endpoint.standing(heed), !endpoint.cooling_down().is_zero())
+    }
+
+    /// Why it is in a condition, in words; empty where it is well.
+    pub(crate) fn why(&self, endpoint: &EndpointState, condition: Condition) -> String {
+        let rules = self.traffic.as_ref().map(|traffic| &traffic.health);
+        condition.reason(rules, endpoint.illness().as_deref())
     }
 
     /// Takes note of somebody who needs a subset.

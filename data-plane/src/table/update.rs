@@ -169,6 +169,11 @@ impl Compiler {
         &self.reporter
     }
 
+    /// What is served by.
+    pub fn table(&self) -> &Arc<Table> {
+        &self.table
+    }
+
     /// Compiles what was touched and serves by the result. The flags of endpoints that drain are set when
     /// this returns.
     pub fn serve(&mut self, source: &Source<'_>, touched: &Touched) {

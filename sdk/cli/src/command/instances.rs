@@ -1,4 +1,4 @@
-//! `waypost instances`: every address of every service.
+//! `waypost instances`: every address of every service, why it is in its state, and what proxies say of it.
 
 use std::time::SystemTime;
 
@@ -51,7 +51,7 @@ fn nothing(service: &str, filtered: bool) -> String {
 pub(super) fn table(instances: &[v1::Instance], now: SystemTime, wide: bool) -> Table {
     let header = [
         "INSTANCE", "ADDRESS", "STATE", "VERSION", "AGE", "REASON", "ZONE", "WEIGHT", "PROTOCOL", "TAGS",
-        "EPOCH", "TTL", "RENEWED", "OVERRIDE", "CLIENT",
+        "EPOCH", "TTL", "RENEWED", "OVERRIDE", "CLIENT", "ANSWERED", "REQUESTS",
     ];
     let columns = if wide { header.len() } else { 6 };
     let mut table = Table::new(&header[..columns]);
@@ -65,7 +65,7 @@ pub(super) fn table(instances: &[v1::Instance], now: SystemTime, wide: bool) -> 
             text::state(instance.state()),
             spec.version.as_str().into(),
             ago(instance.registered_at.as_ref()).into(),
-            instance.reason.as_str().into(),
+            reason(instance).into(),
             spec.zone.as_str().into(),
             spec.weight.unwrap_or(1).to_string().into(),
             text::protocol(spec.protocol()).into(),
@@ -75,11 +75,51 @@ pub(super) fn table(instances: &[v1::Instance], now: SystemTime, wide: bool) -> 
             ago(instance.renewed_at.as_ref()).into(),
             instance.r#override.as_ref().map(|forced| override_text(forced, now)).unwrap_or_default().into(),
             instance.client.as_str().into(),
+            answered(instance.sightings.as_ref()).into(),
+            requests(instance.sightings.as_ref()).into(),
         ];
         row.truncate(columns);
         table.row(row);
     }
     table
+}
+
+/// Why it is in its state, and which proxies do not send it requests all the same: `ejected at 2 of 3 proxies: 5 errors
+/// in a row`.
+fn reason(instance: &v1::Instance) -> String {
+    let mut said = vec![instance.reason.clone()];
+    if let Some(sightings) = &instance.sightings {
+        let all = sightings.connected.max(sightings.proxies);
+        said.extend(sightings.passed_over.iter().map(|group| {
+            let (what, plural) = (health(group.health()), if all == 1 { "proxy" } else { "proxies" });
+            let why = if group.reason.is_empty() { String::new() } else { format!(": {}", group.reason) };
+            format!("{what} at {} of {all} {plural}{why}", group.count)
+        }));
+    }
+    said.retain(|part| !part.is_empty());
+    said.join("; ")
+}
+
+fn health(health: v1::EndpointHealth) -> &'static str {
+    match health {
+        v1::EndpointHealth::Unspecified | v1::EndpointHealth::Well => "well",
+        v1::EndpointHealth::Ejected => "ejected",
+        v1::EndpointHealth::Ill => "ill",
+        v1::EndpointHealth::CoolingDown => "cooling down",
+    }
+}
+
+/// Since when proxies saw no good answer, where there was one lately: `0.4 s ago, at 2 proxies`.
+fn answered(sightings: Option<&v1::Sightings>) -> String {
+    let Some(sightings) = sightings.filter(|sightings| sightings.answering > 0) else { return String::new() };
+    let plural = if sightings.answering == 1 { "proxy" } else { "proxies" };
+    format!("{} ago, at {} {plural}", text::short_wire(sightings.answered_ago.as_ref()), sightings.answering)
+}
+
+/// What became of requests by the last reports: `120 ok, 3 failed`.
+fn requests(sightings: Option<&v1::Sightings>) -> String {
+    let counted = sightings.filter(|sightings| sightings.succeeded + sightings.failed > 0);
+    counted.map(|counts| format!("{} ok, {} failed", counts.succeeded, counts.failed)).unwrap_or_default()
 }
 
 /// An override in words: `down for 45m: maintenance`.
@@ -96,7 +136,7 @@ pub(super) fn override_text(forced: &v1::Override, now: SystemTime) -> String {
 mod tests {
     use std::time::{Duration, UNIX_EPOCH};
 
-    use waypost_proto::time::timestamp;
+    use waypost_proto::time::{timestamp, wire_duration};
 
     use super::*;
 
@@ -130,5 +170,39 @@ mod tests {
              users/a   10.0.0.7:9001  down   2        40s  GET /health answered 500\n"
         );
         assert!(table(&[instance], now, true).render(false).contains("down for 60s: maintenance"));
+    }
+
+    #[test]
+    fn what_proxies_say_stands_beside_the_reason() {
+        let group = |health: v1::EndpointHealth, count, reason: &str| v1::PassedOver {
+            health: health.into(),
+            reason: reason.into(),
+            count,
+            ..Default::default()
+        };
+        let instance = v1::Instance {
+            reason: "its lease is alive".into(),
+            sightings: Some(v1::Sightings {
+                proxies: 3,
+                connected: 3,
+                succeeded: 120,
+                failed: 3,
+                answering: 1,
+                answered_ago: Some(wire_duration(Duration::from_millis(400))),
+                passed_over: vec![
+                    group(v1::EndpointHealth::Ejected, 2, "5 errors in a row"),
+                    group(v1::EndpointHealth::Ill, 1, "GET /healthz answered 503"),
+                ],
+            }),
+            ..Default::default()
+        };
+        let said = table(&[instance], UNIX_EPOCH, true).render(false);
+        for part in [
+            "its lease is alive; ejected at 2 of 3 proxies: 5 errors in a row; ill at 1 of 3 proxies: GET /healthz",
+            "400 ms ago, at 1 proxy",
+            "120 ok, 3 failed",
+        ] {
+            assert!(said.contains(part), "{part:?} in\n{said}");
+        }
     }
 }

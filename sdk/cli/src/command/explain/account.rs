@@ -56,9 +56,13 @@ fn head(explanation: &Value, asked: Option<u64>, colour: bool) -> String {
         ("listener", Cell::coloured(chosen.join(", "), None)),
         ("outcome", Cell::coloured(verdict, Some(shade))),
     ]);
-    for (name, field) in
-        [("takes", "asks"), ("preflight for", "preflight"), ("service", "service"), ("forwarded", "path")]
-    {
+    for (name, field) in [
+        ("takes", "asks"),
+        ("preflight for", "preflight"),
+        ("service", "service"),
+        ("forwarded", "path"),
+        ("balancer", "balancer"),
+    ] {
         if !text(&outcome[field]).is_empty() {
             pairs.push((name, text(&outcome[field]).into()));
         }
@@ -159,6 +163,9 @@ fn backend(said: &mut String, backend: &Value, colour: bool) {
             let _ = write!(title, ", {name} {}", values.join(","));
         }
     }
+    if let Some(balancer) = backend["balancer"].as_str() {
+        let _ = write!(title, ", balanced by {balancer}");
+    }
     let _ = writeln!(said, "\n{}", table::harmless(&title));
     if let Some(problem) = backend["problem"].as_str() {
         let _ = writeln!(said, "  {}", table::paint(&table::harmless(problem), Some(Colour::Red), colour));
@@ -171,11 +178,10 @@ fn backend(said: &mut String, backend: &Value, colour: bool) {
 
 fn endpoints(endpoints: &[Value]) -> Table {
     let mut table =
-        Table::new(&["INSTANCE", "ADDRESS", "STATE", "PICKED", "WEIGHT", "IN FLIGHT", "SCORE", "SKIPPED"]);
+        Table::new(&["INSTANCE", "ADDRESS", "STATE", "PICKED", "WEIGHT", "IN FLIGHT", "SCORE", "HEALTH"]);
     for endpoint in endpoints {
         let state = text(&endpoint["state"]).to_lowercase();
         let shade = if state == "up" { Colour::Green } else { Colour::Yellow };
-        let cooling = endpoint["cooling_down_ms"].as_u64().unwrap_or_default();
         table.row(vec![
             text(&endpoint["id"]).into(),
             text(&endpoint["address"]).into(),
@@ -184,10 +190,22 @@ fn endpoints(endpoints: &[Value]) -> Table {
             number(&endpoint["weight"]).into(),
             number(&endpoint["in_flight"]).into(),
             number(&endpoint["score"]).into(),
-            if cooling == 0 { String::new() } else { format!("{cooling} ms after failures") }.into(),
+            health(endpoint),
         ]);
     }
     table
+}
+
+/// How the proxy finds an endpoint, and why it skips it where it does.
+fn health(endpoint: &Value) -> Cell {
+    let (said, cooling) =
+        (text(&endpoint["health"]), endpoint["cooling_down_ms"].as_u64().unwrap_or_default());
+    if cooling > 0 {
+        let also = if said.is_empty() || said == "well" { String::new() } else { format!("{said}; ") };
+        let cooling = format!("{also}cooling down: connections failed, for another {cooling} ms");
+        return Cell::coloured(cooling, Some(Colour::Yellow));
+    }
+    Cell::coloured(said, if said.is_empty() || said == "well" { None } else { Some(Colour::Yellow) })
 }
 
 fn section(said: &mut String, title: &str, body: &str) {
@@ -240,9 +258,16 @@ mod tests {
                 "kind": "rule", "route": "httproute/default/shop", "rule": 1, "name": "cart", "asks": "/cart*",
                 "path": "/cart", "filters": [{ "request_headers": { "set": [] } }],
                 "backends": [{
-                    "service": "default/cart", "weight": 3, "share": 0.75,
-                    "endpoints": [{ "id": "a", "address": "10.0.0.7:1", "state": "UP", "selected": true,
-                                    "weight": 1, "in_flight": 2, "score": 2.0, "cooling_down_ms": 0 }],
+                    "service": "default/cart", "weight": 3, "share": 0.75, "balancer": "peak_ewma",
+                    "endpoints": [
+                        { "id": "a", "address": "10.0.0.7:1", "state": "UP", "selected": true, "weight": 1,
+                          "in_flight": 2, "score": 2.0, "cooling_down_ms": 0, "health": "well" },
+                        { "id": "b", "address": "10.0.0.8:1", "state": "UP", "selected": true, "weight": 1,
+                          "in_flight": 0, "score": 0.0, "cooling_down_ms": 0,
+                          "health": "ejected: 5 errors in a row, for another 800 ms" },
+                        { "id": "c", "address": "10.0.0.9:1", "state": "UP", "selected": true, "weight": 1,
+                          "in_flight": 0, "score": 0.0, "cooling_down_ms": 700 },
+                    ],
                 }],
             },
         });
@@ -256,8 +281,11 @@ mod tests {
             "takes it",
             "and 2 more",
             "filters, in this order\n  {\"request_headers\"",
-            "backend default/cart, 75.0 % of the requests\n",
+            "backend default/cart, 75.0 % of the requests, balanced by peak_ewma\n",
             "10.0.0.7:1  up",
+            "2.0    well\n",
+            "ejected: 5 errors in a row, for another 800 ms\n",
+            "cooling down: connections failed, for another 700 ms\n",
         ] {
             assert!(said.contains(part), "{part:?} in\n{said}");
         }
