@@ -216,7 +216,7 @@ pub async fn start(
         tasks: TaskTracker::new(),
     });
     plane.metrics.start_counting_events_after(plane.registry.view().revision());
-    plane.spawn(plane.registry.clone().run(plane.closing.clone()));
+    plane.spawn(plane.registry.clone().run(Some(plane.replicas.clone()), plane.closing.clone()));
     plane.spawn(publish(plane.clone(), publications));
     plane.spawn(plane.replicas.clone().run(plane.closing.clone()));
     plane.spawn(forget_sightings(plane.clone()));

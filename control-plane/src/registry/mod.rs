@@ -48,7 +48,7 @@ use waypost_proto::{
     v1::{self, BeatOutcome, InstanceState},
 };
 
-pub use self::evidence::InQuestion;
+pub use self::evidence::{Evidence, InQuestion, Seen};
 use self::{
     contact::Contact,
     plan::Plan,
@@ -353,9 +353,10 @@ impl Registry {
         self.changes.lock().subscribe()
     }
 
-    /// Expires leases, ends overrides and settling, and forgets empty services, until `shutdown`.
-    pub async fn run(self: Arc<Self>, shutdown: CancellationToken) {
-        sweep::run(&self, shutdown).await;
+    /// Expires leases, ends overrides and settling, and forgets empty services, until `shutdown`. `evidence` may speak
+    /// for instances whose lease has lapsed.
+    pub async fn run(self: Arc<Self>, evidence: Option<Arc<dyn Evidence>>, shutdown: CancellationToken) {
+        sweep::run(&self, evidence, shutdown).await;
         self.stopping.cancel();
     }
 

@@ -14,7 +14,7 @@ use waypost_proto::{
     v1::{EventKind, InstanceState},
 };
 
-use super::{Beat, missing, view::View};
+use super::{Beat, Seen, missing, view::View};
 use crate::store::{
     Claim, EmptyService, Event, LeaseChange, Mutation, Now, Override, Record, Renewed, micros,
 };
@@ -36,8 +36,12 @@ pub(super) enum Plan {
 pub(super) enum Lapse {
     /// Remove the instance.
     Expire,
-    /// Hold it as suspect, for this long.
+    /// Hold it as suspect, for this long: it is one of many.
     Hold(Duration),
+    /// The same, as proxies see it answer.
+    Answering(Duration, Seen),
+    /// Remove an instance that was held because it answered, and has not been seen to for so long.
+    Quiet(Duration),
 }
 
 /// Registers an instance under `epoch`, or a higher one if the instance that it replaces has that.
@@ -203,16 +207,28 @@ pub(super) fn lapse(view: &View, key: &InstanceKey, epoch: u64, lapse: Lapse, no
             remove(view, before, true, event(before, EventKind::Expired, reason, &actor), now)
         }
         Lapse::Hold(length) => {
-            let reason = format!(
-                "{silent}, but a large share of its service's leases lapsed at the same time: kept for up to {}",
-                seconds(length)
-            );
-            let mut after = Record::clone(before);
-            after.suspect = Some(Arc::from(reason.as_str()));
-            let event = event(before, EventKind::Suspect, reason, &actor);
-            put(after, Some(before.revision), LeaseChange::Hold(length), Some(event))
+            let why = "but a large share of its service's leases lapsed at the same time";
+            hold(before, length, format!("{silent}, {why}: kept for up to {}", seconds(length)))
+        }
+        Lapse::Answering(length, Seen { proxies, ago }) => {
+            let proxies = if proxies == 1 { "a proxy".to_owned() } else { format!("{proxies} proxies") };
+            let why = format!("but {proxies} saw it answer {} ago", seconds(ago));
+            let reason = format!("{silent}, {why}: kept while it answers, for up to {}", seconds(length));
+            hold(before, length, reason)
+        }
+        Lapse::Quiet(length) => {
+            let reason = format!("{silent}, and no proxy has seen an answer for {}", seconds(length));
+            remove(view, before, false, event(before, EventKind::Expired, reason, &actor), now)
         }
     }
+}
+
+/// Lets an instance whose lease has lapsed stay for a while, as suspect.
+fn hold(before: &Record, length: Duration, reason: String) -> Plan {
+    let mut after = before.clone();
+    after.suspect = Some(Arc::from(reason.as_str()));
+    let event = event(before, EventKind::Suspect, reason, &Arc::from(CONTROL_PLANE));
+    put(after, Some(before.revision), LeaseChange::Hold(length), Some(event))
 }
 
 fn find<'a>(view: &'a View, key: &InstanceKey, epoch: u64) -> Result<&'a Arc<Record>, Error> {

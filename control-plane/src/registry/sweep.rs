@@ -6,6 +6,8 @@
 //!
 //! Where the sweep itself wakes far too late, the whole process has been standing still (suspended, or
 //! starved), and heartbeats with it: then leases get as long again before any of them expires.
+//!
+//! A lease that lapses while proxies see its instance answer is held (see `evidence`).
 
 use std::{
     collections::BTreeMap,
@@ -14,10 +16,14 @@ use std::{
 };
 
 use tokio_util::sync::CancellationToken;
-use waypost_proto::name::{InstanceKey, ServiceKey};
+use waypost_proto::{
+    name::{InstanceKey, ServiceKey},
+    v1::InstanceState,
+};
 
 use super::{
-    Registry,
+    Evidence, InQuestion, Registry, Seen,
+    evidence::{self, Holds, Quiet},
     guard::{Guard, Standing, Verdict},
     plan::{self, Lapse, Plan},
     reserved::is_reserved,
@@ -35,8 +41,12 @@ const MOST_PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 
 /// Sweeps until `shutdown`.
-pub(super) async fn run(registry: &Registry, shutdown: CancellationToken) {
-    let mut sweep = Sweep::new(registry);
+pub(super) async fn run(
+    registry: &Registry,
+    evidence: Option<Arc<dyn Evidence>>,
+    shutdown: CancellationToken,
+) {
+    let mut sweep = Sweep { evidence, ..Sweep::new(registry) };
     loop {
         let now = registry.now();
         let next = match sweep.all(now).await {
@@ -60,6 +70,10 @@ pub(super) async fn run(registry: &Registry, shutdown: CancellationToken) {
 pub(super) struct Sweep<'a> {
     registry: &'a Registry,
     guard: Guard,
+    /// Who may speak for instances whose lease has lapsed.
+    evidence: Option<Arc<dyn Evidence>>,
+    /// For whom it speaks.
+    holds: Holds,
     /// No lease expires before this.
     patient_until: Instant,
 }
@@ -67,7 +81,14 @@ pub(super) struct Sweep<'a> {
 impl<'a> Sweep<'a> {
     pub(super) fn new(registry: &'a Registry) -> Self {
         let guard = Guard::new(registry.options.suspect_window);
-        Self { registry, guard, patient_until: registry.now().monotonic }
+        let patient_until = registry.now().monotonic;
+        Self { registry, guard, evidence: None, holds: Holds::default(), patient_until }
+    }
+
+    /// The same, asking for what speaks for instances.
+    #[cfg(test)]
+    pub(super) fn corroborated_by(self, evidence: Arc<dyn Evidence>) -> Self {
+        Self { evidence: Some(evidence), ..self }
     }
 
     /// Sees from when it was to wake whether the process stood still.
@@ -117,28 +138,93 @@ impl<'a> Sweep<'a> {
             self.guard.note(&key, at);
         }
         let mut next = lapsed.next;
-        for (service, mut lapsed) in by_service {
-            let patient = self.spare_young(&mut lapsed, now);
-            next = next.into_iter().chain(patient).min();
-            if lapsed.is_empty() {
-                continue;
-            }
-            let verdicts = self.judge(&service, now).await?;
-            for (key, verdict) in verdicts {
+        by_service.retain(|_, lapsed| {
+            next = next.into_iter().chain(self.spare_young(lapsed, now)).min();
+            !lapsed.is_empty()
+        });
+        let mut seen = self.seen(&by_service).await;
+        for (service, lapsed) in by_service {
+            for (key, verdict) in self.judge(&service, now).await? {
                 let Some(epoch) = lapsed.get(&key) else { continue };
-                let lapse = match verdict {
-                    Verdict::Expire => Lapse::Expire,
-                    Verdict::Hold => Lapse::Hold(self.registry.options.suspect_hold),
-                };
-                let time = self.registry.planning_time(now);
-                let plan = plan::lapse(&self.registry.view(), &key, *epoch, lapse, time);
-                self.commit(plan, now).await?;
+                let seen = seen.remove(&key);
+                self.lapse(&key, *epoch, verdict, seen, now).await?;
             }
         }
+        self.let_go(now).await?;
         if let Some(limit) = now.monotonic.checked_sub(LONGEST_LEASE) {
             self.guard.forget_before(limit);
         }
         Ok(next)
+    }
+
+    /// What speaks for instances whose lease has lapsed, of those that are in rotation.
+    async fn seen(
+        &self,
+        lapsed: &BTreeMap<ServiceKey, BTreeMap<InstanceKey, u64>>,
+    ) -> BTreeMap<InstanceKey, (InQuestion, Seen)> {
+        let Some(evidence) = &self.evidence else { return BTreeMap::new() };
+        let view = self.registry.view();
+        let one = |(key, epoch): (&InstanceKey, &u64)| {
+            let record = view.record(key).filter(|record| record.epoch == *epoch)?;
+            let in_rotation = record.state() == InstanceState::Up && !is_reserved(key.service());
+            let within = evidence::within(record.ttl);
+            in_rotation.then(|| InQuestion { key: key.clone(), epoch: *epoch, within })
+        };
+        let asked: Vec<InQuestion> = lapsed.values().flatten().filter_map(one).collect();
+        if asked.is_empty() {
+            return BTreeMap::new();
+        }
+        let seen = evidence.of(&asked).await;
+        asked.into_iter().zip(seen).filter_map(|(one, seen)| Some((one.key.clone(), (one, seen?)))).collect()
+    }
+
+    /// Ends a lease that has lapsed, or holds its instance.
+    async fn lapse(
+        &mut self,
+        key: &InstanceKey,
+        epoch: u64,
+        verdict: Verdict,
+        seen: Option<(InQuestion, Seen)>,
+        now: Now,
+    ) -> Result<(), StoreError> {
+        let view = self.registry.view();
+        let ttl = view.record(key).map(|record| record.ttl).unwrap_or_default();
+        let (lapse, seen) = match (verdict, seen) {
+            (Verdict::Hold, _) => (Lapse::Hold(self.registry.options.suspect_hold), None),
+            (Verdict::Expire, None) => (Lapse::Expire, None),
+            (Verdict::Expire, Some((one, seen))) => {
+                (Lapse::Answering(evidence::longest_hold(ttl), seen), Some((one, seen)))
+            }
+        };
+        let plan = plan::lapse(&view, key, epoch, lapse, self.registry.planning_time(now));
+        let revision = self.commit(plan, now).await?;
+        if let (Some(revision), Some((one, seen))) = (revision, seen) {
+            self.holds.hold(&one, ttl, seen, revision, now.monotonic);
+        }
+        Ok(())
+    }
+
+    /// Ends the leases of those that were held because they answered, and answer no more.
+    async fn let_go(&mut self, now: Now) -> Result<(), StoreError> {
+        let view = self.registry.view();
+        self.holds.retain(|key, epoch, revision| {
+            let is_held = |record: &Arc<Record>| record.epoch == epoch && record.suspect.is_some();
+            view.revision() < revision || view.record(key).is_some_and(is_held)
+        });
+        let (asked, Some(evidence)) = (self.holds.in_question(), &self.evidence) else { return Ok(()) };
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let seen = evidence.of(&asked).await;
+        // As for leases that lapse: not before clients could have renewed them through us.
+        let steady = self.registry.store.steady_since();
+        for Quiet { key, epoch, ttl, length } in self.holds.quiet(&asked, &seen, now.monotonic) {
+            if steady.is_some_and(|since| since + ttl <= now.monotonic) {
+                let time = self.registry.planning_time(now);
+                self.commit(plan::lapse(&view, &key, epoch, Lapse::Quiet(length), time), now).await?;
+            }
+        }
+        Ok(())
     }
 
     /// Leaves out the leases that clients may not have been able to renew: those as long as we have not been in
@@ -194,11 +280,13 @@ impl<'a> Sweep<'a> {
         Ok(due.next)
     }
 
-    /// Commits, unless something has changed since: then the next sweep sees what there is to do.
-    async fn commit(&self, plan: Plan, now: Now) -> Result<(), StoreError> {
-        let Plan::Commit(mutation) = plan else { return Ok(()) };
+    /// Commits, unless something has changed since: then the next sweep sees what there is to do. Answers the
+    /// revision, where there is one.
+    async fn commit(&self, plan: Plan, now: Now) -> Result<Option<u64>, StoreError> {
+        let Plan::Commit(mutation) = plan else { return Ok(None) };
         match self.registry.commit(*mutation, now).await {
-            Ok(_) | Err(StoreError::Conflict { .. }) => Ok(()),
+            Ok(revision) => Ok(Some(revision)),
+            Err(StoreError::Conflict { .. }) => Ok(None),
             Err(error) => Err(error),
         }
     }

@@ -422,7 +422,7 @@ async fn the_sweep_runs_by_itself_until_it_is_told_to_stop() {
     let registry = Registry::open(Arc::new(Memory::new()), Options::default()).await.expect("it opens");
     let mut changes = registry.watch_instances();
     let shutdown = CancellationToken::new();
-    let sweep = tokio::spawn(registry.clone().run(shutdown.clone()));
+    let sweep = tokio::spawn(registry.clone().run(None, shutdown.clone()));
     registry.register(spec("users/a"), Duration::from_millis(50), "test").await.expect("it registers");
     while registry.view().instance_count() > 0 {
         changes.recv().await.expect("its end is announced");

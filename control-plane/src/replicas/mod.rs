@@ -12,6 +12,7 @@
 //!
 //! Deliberately absent: an election, and anything that must be kept when this process ends.
 
+mod evidence;
 mod member;
 mod peer;
 mod sightings;

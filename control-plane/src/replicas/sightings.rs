@@ -35,7 +35,7 @@ impl Replicas {
     }
 
     /// Adds what the proxies of other control planes see to what our own do.
-    async fn with_those_of_others(
+    pub(super) async fn with_those_of_others(
         &self,
         asked: &[InQuestion],
         mut sums: Vec<v1::Sightings>,

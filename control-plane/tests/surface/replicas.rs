@@ -275,7 +275,7 @@ async fn a_proxy_moves_between_replicas_without_being_sent_everything() {
 }
 
 #[tokio::test]
-async fn what_a_proxy_of_one_sees_is_known_to_the_other() {
+async fn what_a_proxy_of_one_sees_is_known_to_the_other_and_keeps_who_answers() {
     let (_, one, two) = pair().await;
     let request = v1::RegisterRequest {
         instance: Some(spec("users", 9001)),
@@ -310,4 +310,9 @@ async fn what_a_proxy_of_one_sees_is_known_to_the_other() {
         })
         .await;
     }
+    // Both sweep, and only one of them has the proxy.
+    eventually("it is suspect", || async {
+        seen(&one).await.is_some_and(|instance| instance.state() == InstanceState::Suspect)
+    })
+    .await;
 }

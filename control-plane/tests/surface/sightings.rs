@@ -1,13 +1,14 @@
-//! What proxies see of instances, and who is told of it.
+//! What proxies see of instances: who asks is told, and who is seen to answer is not taken for dead.
 
 use std::time::Duration;
 
+use tokio::task::AbortHandle;
 use waypost_proto::{
     time::wire_duration,
-    v1::{self, EndpointHealth, subscribe_request::Kind},
+    v1::{self, EndpointHealth, EventKind, InstanceState, subscribe_request::Kind},
 };
 
-use crate::harness::{Plane, Proxy, eventually, fields};
+use crate::harness::{Plane, Proxy, eventually, fields, spec};
 
 fn observation(registered: &v1::RegisterResponse, succeeded: u32, failed: u32) -> v1::Observation {
     v1::Observation {
@@ -32,6 +33,32 @@ async fn only_instance(plane: &Plane) -> Option<v1::Instance> {
 
 async fn sightings(plane: &Plane) -> v1::Sightings {
     only_instance(plane).await.expect("it is there").sightings.unwrap_or_default()
+}
+
+async fn with_lease(plane: &Plane, ttl: Duration) -> v1::RegisterResponse {
+    let request = v1::RegisterRequest {
+        instance: Some(spec("users", 9001)),
+        ttl: Some(wire_duration(ttl)),
+        client: "test".into(),
+    };
+    plane.registry().register(request).await.expect("a good registration").into_inner()
+}
+
+async fn events(plane: &Plane) -> Vec<v1::Event> {
+    let listed = plane.discovery().list_events(v1::ListEventsRequest::default()).await;
+    listed.expect("a list").into_inner().events
+}
+
+/// Says again and again that an instance answers, until it is told to stop.
+fn keep_saying(proxy: &Proxy, registered: &v1::RegisterResponse) -> AbortHandle {
+    let (requests, said) = (proxy.requests.clone(), observation(registered, 3, 0));
+    let saying = tokio::spawn(async move {
+        let request = v1::SubscribeRequest { kind: Some(observed(said)) };
+        while requests.send(request.clone()).await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    saying.abort_handle()
 }
 
 #[tokio::test]
@@ -71,4 +98,36 @@ async fn a_report_of_nobody_ends_the_stream_with_the_reason() {
     let mut proxy = Proxy::connect(&plane, "p", None).await;
     proxy.say(observed(v1::Observation::default())).await;
     assert_eq!(fields(&proxy.end().await.expect("it says why")), ["observed.instances.key.service"]);
+}
+
+#[tokio::test]
+async fn an_instance_that_answers_outlives_its_lease_until_it_answers_no_more() {
+    let plane = Plane::start().await;
+    let registered = with_lease(&plane, Duration::from_secs(2)).await;
+    let proxy = Proxy::connect(&plane, "p", None).await;
+    let saying = keep_saying(&proxy, &registered);
+    eventually("it is suspect", || async {
+        only_instance(&plane).await.is_some_and(|one| one.state() == InstanceState::Suspect)
+    })
+    .await;
+    let kept = only_instance(&plane).await.expect("it is there");
+    assert!(kept.reason.contains("a proxy saw it answer"), "{}", kept.reason);
+    saying.abort();
+    eventually("it is gone", || async { only_instance(&plane).await.is_none() }).await;
+    let events = events(&plane).await;
+    let kinds: Vec<EventKind> = events.iter().map(v1::Event::kind).collect();
+    assert_eq!(kinds, [EventKind::Registered, EventKind::Suspect, EventKind::Expired]);
+    assert!(events[2].reason.contains("no proxy has seen an answer for"), "{}", events[2].reason);
+}
+
+#[tokio::test]
+async fn failures_speak_for_nobody() {
+    let plane = Plane::start().await;
+    let registered = with_lease(&plane, Duration::from_secs(1)).await;
+    let proxy = Proxy::connect(&plane, "p", None).await;
+    proxy.say(observed(observation(&registered, 9, 1))).await;
+    proxy.say(observed(observation(&registered, 0, 1))).await;
+    eventually("it is gone", || async { only_instance(&plane).await.is_none() }).await;
+    let kinds: Vec<EventKind> = events(&plane).await.iter().map(v1::Event::kind).collect();
+    assert_eq!(kinds, [EventKind::Registered, EventKind::Expired]);
 }

@@ -480,7 +480,7 @@ async fn registries_share_it(shared: Arc<Shared>) {
     for _ in 0..2 {
         let registry = Registry::open(open(&url, &options()).await, registry::Options::default()).await;
         let registry = registry.expect("it opens");
-        tokio::spawn(registry.clone().run(shutdown.clone()));
+        tokio::spawn(registry.clone().run(None, shutdown.clone()));
         registries.push(registry);
     }
     let spec = record("users/a", 1).spec;
