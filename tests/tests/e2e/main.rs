@@ -5,6 +5,7 @@
 
 mod agent;
 mod bad_input;
+mod busy_instance;
 mod churn_under_load;
 mod cli;
 mod drain;
