@@ -66,8 +66,9 @@ impl Care {
 
 impl EndpointSet {
     /// The same, whose members are passed over for some things while so many of 100 are well.
-    pub(crate) fn heeding(self, heed: Heed, panic_below_percent: u32) -> Self {
-        Self { care: Care { heed, panic: Panic::below(panic_below_percent), most: self.care.most }, ..self }
+    pub(crate) fn heeding(mut self, heed: Heed, panic_below_percent: u32) -> Self {
+        self.care = Care { heed, panic: Panic::below(panic_below_percent), most: self.care.most };
+        self
     }
 
     /// The same, whose members have at most so many requests under way, each.
