@@ -16,6 +16,7 @@ use fastrand::Rng;
 use waypost_proto::{
     error::Error,
     instance::{Endpoint, Protocol},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     route::{Route, RouteMatch},
     snapshot::{Change, Snapshot},
@@ -65,6 +66,7 @@ fn table(policy: &Policy) -> Result<Arc<Table>, Error> {
     change.routes.push(Route::new(service.clone(), matches, Vec::new()));
     for id in ["a", "b", "c"] {
         change.instances.push(Endpoint {
+            share: Share::FULL,
             key: InstanceKey::new(service.clone(), id)?,
             address: "127.0.0.1:9001".parse()?,
             version: "".into(),

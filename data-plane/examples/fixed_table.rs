@@ -12,6 +12,7 @@ use tokio::sync::Notify;
 use waypost_proto::{
     error::Error as Refused,
     instance::{Endpoint, Protocol},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     route::{Route, RouteMatch},
     snapshot::{Change, Snapshot},
@@ -58,6 +59,7 @@ fn add(change: &mut Change, name: &str, instance: &str) -> Result<(), Refused> {
     change.services.push(service.clone());
     change.routes.push(Route::new(service.clone(), matches, Vec::new()));
     change.instances.push(Endpoint {
+        share: Share::FULL,
         key: InstanceKey::new(service, instance)?,
         address: instance.parse()?,
         version: "".into(),

@@ -5,6 +5,7 @@ use std::{collections::BTreeMap, sync::Arc, time::Duration};
 use crate::{
     address::Address,
     error::{Error, Violation},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     route::{EndpointTemplate, PathPrefix},
     time,
@@ -181,12 +182,15 @@ pub struct Endpoint {
     pub tags: Vec<Arc<str>>,
     /// The epoch of its lease: another epoch is another process.
     pub epoch: u64,
+    /// How much of the share that its weight gives it it gets.
+    pub share: Share,
 }
 
 impl Endpoint {
     /// What proxies get to know of a registered instance.
     pub fn of(spec: &InstanceSpec, state: InstanceState, epoch: u64) -> Self {
         Self {
+            share: Share::FULL,
             key: spec.key.clone(),
             address: spec.address.clone(),
             version: spec.version.clone(),
@@ -216,6 +220,7 @@ impl Endpoint {
             state: self.state.into(),
             tags: strings(&self.tags),
             epoch: self.epoch,
+            share_percent: self.share.to_wire(),
         }
     }
 
@@ -241,6 +246,7 @@ impl Endpoint {
             state: state.ok_or_else(|| known(wire.state, "state"))?,
             tags: wire.tags.iter().map(|tag| Arc::from(tag.as_str())).collect(),
             epoch: wire.epoch,
+            share: Share::from_wire(wire.share_percent)?,
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod address;
 pub mod error;
 pub mod frame;
 pub mod instance;
+pub mod load;
 pub mod name;
 pub mod reason;
 pub mod resource;

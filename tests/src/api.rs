@@ -96,7 +96,7 @@ impl Api {
     /// The control plane's.
     pub async fn beat(&self, key: &InstanceKey, epoch: u64) -> Result<BeatOutcome, Status> {
         let health = Some(HealthReport { healthy: true, reason: String::new() });
-        let results = self.beats(vec![Beat { key: Some(key.clone()), epoch, health }]).await?;
+        let results = self.beats(vec![Beat { key: Some(key.clone()), epoch, health, load: None }]).await?;
         Ok(results.first().map_or(BeatOutcome::Unspecified, BeatResult::outcome))
     }
 

@@ -20,7 +20,15 @@
 mod answer;
 mod websocket;
 
-use std::{collections::HashMap, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::Duration,
+};
 
 use hyper::service::service_fn;
 use hyper_util::{
@@ -54,6 +62,8 @@ struct Memory {
     remembered: Mutex<HashMap<String, Vec<Remembered>>>,
     /// How often `/flaky` was asked, by key.
     asked: Mutex<HashMap<String, u64>>,
+    /// Whether everything is answered with 503.
+    failing: AtomicBool,
 }
 
 /// A request that came in with `x-remember`.
@@ -115,6 +125,11 @@ impl SampleService {
     /// The requests that came in with this word in `x-remember`.
     pub fn remembered(&self, word: &str) -> Vec<Remembered> {
         self.memory.remembered.lock().get(word).cloned().unwrap_or_default()
+    }
+
+    /// Answers everything with 503 from now on, or no longer.
+    pub fn set_failing(&self, failing: bool) {
+        self.memory.failing.store(failing, Ordering::Relaxed);
     }
 
     /// Closes every WebSocket with a close frame, and each one that opens from now on.

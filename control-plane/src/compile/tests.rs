@@ -76,6 +76,8 @@ fn record(put: &Put) -> Record {
         draining: put.draining.then(|| "test".into()),
         overridden: None,
         suspect: None,
+        busy: None,
+        failing: None,
         found_in: None,
         revision: 0,
     }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use waypost_proto::{
     error::Violation,
     instance::Endpoint,
+    load::Share,
     name::{InstanceKey, ServiceKey},
     resource::{
         Kind, ResourceKey,
@@ -55,6 +56,7 @@ pub(super) fn made(declared: &Declared, spec: &ExternalService) -> Made {
 
 fn endpoint(service: &ServiceKey, address: &str, spec: &ExternalService) -> Result<Endpoint, Violation> {
     Ok(Endpoint {
+        share: Share::FULL,
         key: InstanceKey::new(service.clone(), address)?,
         address: address.parse()?,
         version: Arc::from(""),

@@ -7,6 +7,7 @@ use tonic::{Request, Response, Status, Streaming};
 use waypost_proto::{
     error::{Error, ErrorCode, Violation},
     instance::{InstanceSpec, ttl_from_wire},
+    load::Load,
     name::InstanceKey,
     time::wire_duration,
     v1::{self, registry_server},
@@ -138,7 +139,9 @@ async fn renew(plane: &Plane, request: v1::HeartbeatRequest) -> Result<v1::Heart
             let reason = report.reason.chars().take(LONGEST_REASON).collect();
             Health { healthy: report.healthy, reason }
         });
-        Ok(Beat { key, epoch: beat.epoch, health })
+        let load = beat.load.as_ref().map(Load::from_wire).transpose();
+        let load = load.map_err(|violation| violation.under(&format!("beats[{at}].load")))?;
+        Ok(Beat { key, epoch: beat.epoch, health, load })
     });
     let beats: Vec<Beat> = beats.collect::<Result<_, Violation>>()?;
     let results = plane.registry.heartbeat(beats).await?;

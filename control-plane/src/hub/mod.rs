@@ -45,7 +45,7 @@ pub use self::{
 use self::{core::Core, sightings::Sightings};
 use crate::{
     metrics::Metrics,
-    registry::{InQuestion, Publication},
+    registry::{Failing, InQuestion, Publication},
 };
 
 /// How the hub behaves.
@@ -202,6 +202,11 @@ impl Hub {
             sum.connected = *known.or_insert_with(|| u32::try_from(count()).unwrap_or(u32::MAX));
         }
         sums
+    }
+
+    /// The instances that fail at the proxies that hang on this control plane.
+    pub fn failing(&self) -> Vec<Failing> {
+        self.sightings.lock().failing(Now::read().monotonic)
     }
 
     /// Drops what was said of instances that are not there any more.

@@ -25,6 +25,8 @@ use waypost_proto::{
     v1::{self, EndpointHealth},
 };
 
+use crate::registry::Failing;
+
 /// The most pairs of a proxy and an instance.
 const MOST_KEPT: usize = 500_000;
 /// The most instances that a report may name.
@@ -35,6 +37,8 @@ const LONGEST_REASON: usize = 256;
 const MOST_NAMES: usize = 10;
 /// The longest time that a report may speak of; what is older says nothing.
 const LONGEST_PERIOD: Duration = Duration::from_secs(60);
+/// With fewer failures, by the last reports of all proxies, nobody is said to fail: what outlier detection begins at, too.
+const FEWEST_FAILURES: u64 = 5;
 /// What counts as lately where nothing else is asked for.
 pub const LATELY: Duration = Duration::from_secs(10);
 
@@ -93,6 +97,8 @@ pub(super) struct Sightings {
     /// Which instances each proxy has said something of.
     proxies: HashMap<Arc<str>, HashSet<InstanceKey>>,
     kept: usize,
+    /// Those of which a report had nothing but failures lately.
+    troubled: HashSet<InstanceKey>,
 }
 
 impl Sightings {
@@ -108,6 +114,9 @@ impl Sightings {
             if !known {
                 self.kept += 1;
                 self.proxies.entry(proxy.clone()).or_default().insert(key.clone());
+            }
+            if said.failed > 0 && said.succeeded == 0 {
+                self.troubled.insert(key.clone());
             }
             let sights = self.instances.entry(key).or_default();
             let sight = sights.entry(proxy.clone()).or_insert_with(|| Sight::new(said.epoch));
@@ -131,7 +140,8 @@ impl Sightings {
 
     /// Drops instances that are not there any more.
     pub(super) fn retain(&mut self, is_there: impl Fn(&InstanceKey) -> bool) {
-        let Self { instances, proxies, kept } = self;
+        let Self { instances, proxies, kept, troubled } = self;
+        troubled.retain(&is_there);
         instances.retain(|key, sights| {
             let stays = is_there(key);
             if !stays {
@@ -144,6 +154,27 @@ impl Sightings {
             }
             stays
         });
+    }
+
+    /// Those that fail: at least [`FEWEST_FAILURES`] requests, by the last reports, and not one that was answered well.
+    pub(super) fn failing(&mut self, now: Instant) -> Vec<Failing> {
+        let mut failing = Vec::new();
+        for key in std::mem::take(&mut self.troubled) {
+            let sights = self.instances.get(&key).into_iter().flatten();
+            let Some(epoch) = sights.map(|(_, sight)| sight.epoch).max() else { continue };
+            let seen = self.of(&key, epoch, LATELY, now);
+            if seen.failed == 0 || seen.answering > 0 || seen.succeeded > 0 {
+                continue;
+            }
+            self.troubled.insert(key.clone());
+            if seen.failed >= FEWEST_FAILURES {
+                let proxies = self.instances[&key].values();
+                let proxies = proxies.filter(|sight| sight.epoch == epoch && sight.failed > 0).count();
+                let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
+                failing.push(Failing { key, epoch, failed: seen.failed, proxies });
+            }
+        }
+        failing
     }
 
     /// What proxies see of an instance, summed up; `connected` is left to the caller.
@@ -287,6 +318,25 @@ mod tests {
         fn of(&self, id: u8, epoch: u64) -> v1::Sightings {
             self.sightings.of(&key(id), epoch, WITHIN, self.now)
         }
+    }
+
+    #[test]
+    fn who_fails_at_some_proxies_and_answers_at_none_is_named_while_reports_are_fresh() {
+        let mut world = World::new();
+        world.say("a", observation(1, 7, 0, 3, ""));
+        assert_eq!(world.sightings.failing(world.now), [], "that is too few to say anything");
+        world.say("b", observation(1, 7, 0, 40, "5 errors in a row"));
+        world.say("b", observation(2, 7, 1, 40, ""));
+        let failing = Failing { key: key(1), epoch: 7, failed: 43, proxies: 2 };
+        assert_eq!(world.sightings.failing(world.now), [failing.clone()]);
+        assert_eq!(world.sightings.failing(world.now), [failing], "as long as it does");
+        world.say("c", observation(1, 7, 1, 0, ""));
+        assert_eq!(world.sightings.failing(world.now), []);
+        world.say("c", observation(1, 8, 0, 9, ""));
+        assert_eq!(world.sightings.failing(world.now)[0].failed, 9, "a newer epoch begins with nothing");
+        world.now += LATELY + SECOND;
+        assert_eq!(world.sightings.failing(world.now), []);
+        assert!(world.sightings.troubled.is_empty());
     }
 
     #[test]

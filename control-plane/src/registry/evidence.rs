@@ -1,4 +1,5 @@
-//! What speaks for an instance whose lease has lapsed: that proxies see it answer.
+//! What speaks for an instance whose lease has lapsed: that proxies see it answer; and against one that beats: that they
+//! see it fail.
 //!
 //! ```text
 //!        lapsed, and proxies see it answer          nobody has for a while, or the longest hold is over
@@ -12,12 +13,17 @@
 //! lapsed is held only while answers are seen, which bounds how long somebody dead can stay, and never for longer than
 //! three times its length or five minutes, which bounds how long traffic alone can keep somebody.
 //!
+//! The other way round, an instance that beats while its requests fail at every proxy gets little of its share
+//! until one of them sees an answer. It is not taken out: beats and traffic disagree, so that neither is believed
+//! alone; and what is left of its traffic shows when it is well again.
+//!
 //! Who has held an instance watches it. If that control plane ends, the instance stays until its hold is over.
 //!
 //! Deliberately absent: where the answers are seen (`hub`), and mass expiry (`guard`), which needs no evidence.
 
 use std::{
     collections::BTreeMap,
+    fmt,
     time::{Duration, Instant},
 };
 
@@ -52,9 +58,33 @@ pub struct Seen {
     pub ago: Duration,
 }
 
+/// It fails: at least one proxy has seen failures of late, and none an answer.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failing {
+    /// Its name.
+    pub key: InstanceKey,
+    /// Its epoch.
+    pub epoch: u64,
+    /// How many requests have failed.
+    pub failed: u64,
+    /// At how many proxies.
+    pub proxies: u32,
+}
+
+impl fmt::Display for Failing {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { failed, proxies, .. } = self;
+        let proxies = if *proxies == 1 { "a proxy".to_owned() } else { format!("{proxies} proxies") };
+        write!(formatter, "it beats, but {proxies} saw {failed} requests to it fail, and none an answer")
+    }
+}
+
 /// Whoever knows what proxies see.
 #[tonic::async_trait]
 pub trait Evidence: Send + Sync {
+    /// The instances that fail at the proxies of this control plane. Others' may see them answer.
+    fn failing(&self) -> Vec<Failing>;
+
     /// What speaks for instances, in their order; `None`: nothing.
     async fn of(&self, asked: &[InQuestion]) -> Vec<Option<Seen>>;
 }

@@ -108,7 +108,7 @@ fn log(commit: &Commit) {
     let (revision, instance, epoch) = (commit.revision, &event.instance, event.epoch);
     let (kind, reason, actor) = (event.kind.as_str_name(), &event.reason, &*event.actor);
     match event.kind {
-        EventKind::Suspect => {
+        EventKind::Suspect | EventKind::Share => {
             tracing::warn!(revision, %instance, epoch, reason, actor, kind, "instance changed");
         }
         EventKind::Expired | EventKind::Override => {

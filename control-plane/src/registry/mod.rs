@@ -13,6 +13,7 @@
 //!
 //! Deliberately absent: gRPC and HTTP; and any state that the store does not have, the event history aside.
 
+mod busy;
 mod change;
 mod contact;
 mod deadlines;
@@ -43,12 +44,13 @@ use tokio_util::sync::CancellationToken;
 use waypost_proto::{
     error::{Error, Violation},
     instance::InstanceSpec,
+    load::Load,
     name::InstanceKey,
     snapshot::{Change, Snapshot},
     v1::{self, BeatOutcome, InstanceState},
 };
 
-pub use self::evidence::{Evidence, InQuestion, Seen};
+pub use self::evidence::{Evidence, Failing, InQuestion, Seen};
 use self::{
     contact::Contact,
     plan::Plan,
@@ -130,7 +132,7 @@ pub struct Registered {
 }
 
 /// Renews one lease.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct Beat {
     /// Whose.
     pub key: InstanceKey,
@@ -138,6 +140,8 @@ pub struct Beat {
     pub epoch: u64,
     /// The instance's own health, if it is known.
     pub health: Option<Health>,
+    /// How busy it is, if it is known.
+    pub load: Option<Load>,
 }
 
 /// What became of a beat.

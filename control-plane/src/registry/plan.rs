@@ -14,7 +14,7 @@ use waypost_proto::{
     v1::{EventKind, InstanceState},
 };
 
-use super::{Beat, Seen, missing, view::View};
+use super::{Beat, Failing, Seen, busy, missing, view::View};
 use crate::store::{
     Claim, EmptyService, Event, LeaseChange, Mutation, Now, Override, Record, Renewed, micros,
 };
@@ -79,6 +79,8 @@ pub(super) fn register(
         draining: None,
         overridden: before.as_ref().and_then(|before| before.overridden.clone()),
         suspect: None,
+        busy: None,
+        failing: None,
         found_in: None,
         revision: 0,
         spec: Arc::new(spec),
@@ -107,6 +109,9 @@ pub(super) fn beat(view: &View, beat: &Beat) -> Plan {
     if let Some(health) = &beat.health {
         after.health = Some(health.clone());
     }
+    if let Some(load) = &beat.load {
+        after.busy = busy::heed(before.busy.as_ref(), load);
+    }
     let turned = before.healthy() != after.healthy();
     let says_more = !after.healthy() && before.health != after.health;
     let reason = beat.health.as_ref().map(|health| health.reason.clone()).unwrap_or_default();
@@ -114,11 +119,27 @@ pub(super) fn beat(view: &View, beat: &Beat) -> Plan {
         Some(_) => (EventKind::Suspect, "its lease is renewed again".to_owned()),
         None if turned && after.healthy() => (EventKind::Health, labelled("its own check passes", &reason)),
         None if turned => (EventKind::Health, labelled("its own check fails", &reason)),
+        None if before.busy != after.busy => (EventKind::Share, after.share_in_words()),
         // The same state for another reason: people see it, the history need not grow by it.
         None if says_more => return put(after, Some(before.revision), LeaseChange::Keep, None),
         None => return Plan::Done(view.revision()),
     };
     let event = event(before, kind, reason, &before.client.clone());
+    put(after, Some(before.revision), LeaseChange::Keep, Some(event))
+}
+
+/// Has an instance that beats get little while proxies see it fail, or its share again. `Done` if that is so already.
+pub(super) fn fail(view: &View, key: &InstanceKey, epoch: u64, failing: Option<&Failing>) -> Plan {
+    let concerns =
+        |record: &&Arc<Record>| record.epoch == epoch && record.failing.is_some() != failing.is_some();
+    let Some(before) = view.record(key).filter(concerns) else { return Plan::Done(view.revision()) };
+    let mut after = Record::clone(before);
+    after.failing = failing.map(|failing| Arc::from(failing.to_string()));
+    let reason = match failing {
+        Some(_) => after.share_in_words(),
+        None => format!("proxies see it answer again: {}", after.share_in_words()),
+    };
+    let event = event(before, EventKind::Share, reason, &Arc::from(CONTROL_PLANE));
     put(after, Some(before.revision), LeaseChange::Keep, Some(event))
 }
 

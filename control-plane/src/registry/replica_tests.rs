@@ -390,7 +390,7 @@ async fn a_store_that_lost_its_data_is_followed_without_a_restart() {
     while !matches!(watcher.recv().await, Err(broadcast::error::RecvError::Closed)) {}
     assert_eq!(pair.ahead.view().instance_count(), 0);
     assert!(!pair.ahead.view().settled(), "what is missing is not known to be gone");
-    let beat = Beat { key: key("users/a"), epoch: old.epoch, health: None };
+    let beat = Beat { key: key("users/a"), epoch: old.epoch, health: None, load: None };
     let results = pair.ahead.heartbeat(vec![beat]).await.expect("it answers");
     assert_eq!(results[0].outcome, BeatOutcome::Unknown, "clients are told to register again");
     let new = pair.behind.register(spec("users/a"), TTL, "test").await.expect("it registers");

@@ -327,6 +327,11 @@ impl State {
             *summary.count(before.state()) -= 1;
         }
         *summary.count(record.state()) += 1;
+        if record.failing.is_some() {
+            self.view.failing.insert(key.clone());
+        } else {
+            self.view.failing.remove(key);
+        }
         self.deadlines.put(record, seen);
         if is_reserved(key.service()) {
             return Compiled::default();
@@ -337,6 +342,7 @@ impl State {
     fn remove(&mut self, key: &InstanceKey, emptied: Option<&Arc<EmptyService>>, seen: Seen) -> Compiled {
         let Some(before) = self.view.instances.remove(key) else { return Compiled::default() };
         self.deadlines.remove(key);
+        self.view.failing.remove(key);
         if let Some(summary) = self.view.services.get_mut(key.service()) {
             *Arc::make_mut(summary).count(before.state()) -= 1;
         }

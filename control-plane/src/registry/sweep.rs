@@ -7,7 +7,8 @@
 //! Where the sweep itself wakes far too late, the whole process has been standing still (suspended, or
 //! starved), and heartbeats with it: then leases get as long again before any of them expires.
 //!
-//! A lease that lapses while proxies see its instance answer is held (see `evidence`).
+//! A lease that lapses while proxies see its instance answer is held, and an instance that beats while they see it fail
+//! gets less (see `evidence`).
 
 use std::{
     collections::BTreeMap,
@@ -22,7 +23,7 @@ use waypost_proto::{
 };
 
 use super::{
-    Evidence, InQuestion, Registry, Seen,
+    Evidence, Failing, InQuestion, Registry, Seen,
     evidence::{self, Holds, Quiet},
     guard::{Guard, Standing, Verdict},
     plan::{self, Lapse, Plan},
@@ -39,6 +40,8 @@ const STANDSTILL: Duration = Duration::from_secs(1);
 /// The longest time that is given back after a standstill, and the longest lease.
 const MOST_PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_LEASE: Duration = Duration::from_secs(3600);
+/// How often it is looked at who beats and fails; proxies report each second.
+const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
 
 /// Sweeps until `shutdown`.
 pub(super) async fn run(
@@ -76,13 +79,16 @@ pub(super) struct Sweep<'a> {
     holds: Holds,
     /// No lease expires before this.
     patient_until: Instant,
+    /// When it is next looked at who fails.
+    next_look: Instant,
 }
 
 impl<'a> Sweep<'a> {
     pub(super) fn new(registry: &'a Registry) -> Self {
         let guard = Guard::new(registry.options.suspect_window);
-        let patient_until = registry.now().monotonic;
-        Self { registry, guard, evidence: None, holds: Holds::default(), patient_until }
+        let now = registry.now().monotonic;
+        let holds = Holds::default();
+        Self { registry, guard, evidence: None, holds, patient_until: now, next_look: now }
     }
 
     /// The same, asking for what speaks for instances.
@@ -110,6 +116,7 @@ impl<'a> Sweep<'a> {
         } else {
             self.leases(now).await?
         };
+        self.corroborate(now).await?;
         let ends = self.ends(now).await?;
         Ok([settling, leases, ends].into_iter().flatten().min())
     }
@@ -222,6 +229,41 @@ impl<'a> Sweep<'a> {
             if steady.is_some_and(|since| since + ttl <= now.monotonic) {
                 let time = self.registry.planning_time(now);
                 self.commit(plan::lapse(&view, &key, epoch, Lapse::Quiet(length), time), now).await?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Has instances that beat and fail get less, and those that answer again what they had.
+    async fn corroborate(&mut self, now: Now) -> Result<(), StoreError> {
+        let Some(evidence) = self.evidence.clone() else { return Ok(()) };
+        if now.monotonic < self.next_look {
+            return Ok(());
+        }
+        self.next_look = now.monotonic + BETWEEN_LOOKS;
+        let view = self.registry.view();
+        let is_new = |failing: &Failing| {
+            view.record(&failing.key).is_some_and(|record| {
+                record.epoch == failing.epoch
+                    && record.state() == InstanceState::Up
+                    && record.failing.is_none()
+            })
+        };
+        let failing: Vec<Failing> = evidence.failing().into_iter().filter(is_new).collect();
+        let known = view.failing.iter().filter_map(|key| view.record(key).map(|record| (key, record.epoch)));
+        let asked = failing.iter().map(|failing| (&failing.key, failing.epoch)).chain(known);
+        let within = evidence::within(LONGEST_LEASE);
+        let asked = asked.map(|(key, epoch)| InQuestion { key: key.clone(), epoch, within });
+        let asked: Vec<InQuestion> = asked.collect();
+        if asked.is_empty() {
+            return Ok(());
+        }
+        let seen = evidence.of(&asked).await;
+        for (at, (one, seen)) in asked.iter().zip(seen).enumerate() {
+            let failing = failing.get(at);
+            // The new ones come first: of these, those that nobody sees answer; of the others, those that somebody does.
+            if failing.is_some() == seen.is_none() {
+                self.commit(plan::fail(&view, &one.key, one.epoch, failing), now).await?;
             }
         }
         Ok(())

@@ -44,7 +44,17 @@ impl World {
     }
 
     pub(super) async fn beat(&self, text: &str, epoch: u64, health: Option<Health>) -> BeatOutcome {
-        let beats = vec![Beat { key: key(text), epoch, health }];
+        self.beat_with(text, epoch, health, None).await
+    }
+
+    pub(super) async fn beat_with(
+        &self,
+        text: &str,
+        epoch: u64,
+        health: Option<Health>,
+        load: Option<Load>,
+    ) -> BeatOutcome {
+        let beats = vec![Beat { key: key(text), epoch, health, load }];
         self.registry.heartbeat(beats).await.expect("the store answers")[0].outcome
     }
 
@@ -220,7 +230,7 @@ async fn one_dead_instance_of_ten_goes_at_once() {
     for _ in 0..3 {
         world.pass(&mut sweep, TTL / 3).await;
         for lease in &leases[1..] {
-            let beat = Beat { key: lease.key.clone(), epoch: lease.epoch, health: None };
+            let beat = Beat { key: lease.key.clone(), epoch: lease.epoch, health: None, load: None };
             world.registry.heartbeat(vec![beat]).await.expect("the store answers");
         }
     }

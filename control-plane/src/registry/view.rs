@@ -7,7 +7,7 @@
 
 use std::{sync::Arc, time::SystemTime};
 
-use imbl::{OrdMap, Vector};
+use imbl::{OrdMap, OrdSet, Vector};
 use waypost_proto::{
     name::{InstanceKey, ServiceKey},
     resource::ResourceKey,
@@ -61,6 +61,8 @@ pub struct View {
     pub(super) head: u64,
     pub(super) settled: bool,
     pub(super) instances: OrdMap<InstanceKey, Arc<Record>>,
+    /// Those that beat while proxies see them fail.
+    pub(super) failing: OrdSet<InstanceKey>,
     pub(super) services: OrdMap<ServiceKey, Arc<Summary>>,
     /// By id.
     pub(super) routes: OrdMap<Arc<str>, Arc<Election>>,
@@ -82,6 +84,7 @@ impl View {
             head: 0,
             settled: false,
             instances: OrdMap::new(),
+            failing: OrdSet::new(),
             services: OrdMap::new(),
             routes: OrdMap::new(),
             lost: OrdMap::new(),

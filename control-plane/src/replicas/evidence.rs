@@ -6,10 +6,14 @@ use std::time::Duration;
 use waypost_proto::{time, v1};
 
 use super::Replicas;
-use crate::registry::{Evidence, InQuestion, Seen};
+use crate::registry::{Evidence, Failing, InQuestion, Seen};
 
 #[tonic::async_trait]
 impl Evidence for Replicas {
+    fn failing(&self) -> Vec<Failing> {
+        self.hub.failing()
+    }
+
     /// Others are asked only about those that our own proxies see no answers of.
     async fn of(&self, asked: &[InQuestion]) -> Vec<Option<Seen>> {
         let own = self.hub.sightings(asked);

@@ -74,7 +74,7 @@ impl Replicas {
     async fn renew(&self, me: &Me) -> Result<(), Error> {
         let mut registered = self.registered.lock().await;
         if let Some(epoch) = *registered {
-            let beat = Beat { key: key(me), epoch, health: None };
+            let beat = Beat { key: key(me), epoch, health: None, load: None };
             let outcome = self.registry.heartbeat(vec![beat]).await?.first().map(|result| result.outcome);
             match outcome {
                 Some(BeatOutcome::Renewed) => return Ok(()),

@@ -13,6 +13,7 @@ use prost::Message;
 use waypost_proto::{
     error::Error,
     instance::InstanceSpec,
+    load::Share,
     name::{InstanceKey, ServiceKey},
     resource::ResourceKey,
     route::Route,
@@ -21,7 +22,7 @@ use waypost_proto::{
 };
 
 use super::{
-    Claim, Commit, EmptyService, Event, Health, LeaseChange, Mutation, Now, Override, PastEvent,
+    Busy, Claim, Commit, EmptyService, Event, Health, LeaseChange, Mutation, Now, Override, PastEvent,
     PastGeneration, Record, Renewed, Resource, StoreError, Written,
 };
 
@@ -108,6 +109,11 @@ impl Stored for Record {
             suspect: self.suspect.as_ref().map(ToString::to_string),
             revision: self.revision,
             found_in: self.found_in.as_deref().unwrap_or_default().to_owned(),
+            busy: self.busy.as_ref().map(|busy| v1::StoredBusy {
+                share_percent: busy.share.as_percent().into(),
+                reason: busy.reason.to_string(),
+            }),
+            failing: self.failing.as_ref().map(ToString::to_string),
         }
     }
 
@@ -124,6 +130,10 @@ impl Stored for Record {
                 reason: word.reason,
             })
         };
+        let busy = |wire: v1::StoredBusy| {
+            Share::from_wire(Some(wire.share_percent))
+                .map(|share| Busy { share, reason: Arc::from(wire.reason) })
+        };
         Ok(Self {
             claims: Claim::all(&spec, claimed_at).into(),
             epoch: wire.epoch,
@@ -136,6 +146,8 @@ impl Stored for Record {
             draining: wire.draining.map(Arc::from),
             overridden: wire.r#override.map(overridden).transpose()?,
             suspect: wire.suspect.map(Arc::from),
+            busy: wire.busy.map(busy).transpose()?,
+            failing: wire.failing.map(Arc::from),
             found_in: Some(wire.found_in).filter(|catalog| !catalog.is_empty()).map(Arc::from),
             revision: wire.revision,
             spec: Arc::new(spec),
@@ -380,6 +392,8 @@ mod tests {
                 reason: "rest".to_owned(),
             }),
             suspect: Some("silent".into()),
+            busy: Some(Busy { share: Share::percent(25), reason: "processors at 103 %".into() }),
+            failing: Some("57 failures".into()),
             found_in: Some("consul".into()),
             revision: 7,
             ..record("users/a", 3, now)

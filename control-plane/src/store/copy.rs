@@ -176,6 +176,7 @@ fn is_same(one: &Record, other: &Record) -> bool {
         && one.draining == other.draining
         && one.overridden == other.overridden
         && one.suspect == other.suspect
+        && (&one.busy, &one.failing) == (&other.busy, &other.failing)
         && one.found_in == other.found_in
 }
 

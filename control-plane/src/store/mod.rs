@@ -45,7 +45,7 @@ pub use self::{
     location::{Kind, Location},
     measured::Measured,
     memory::Memory,
-    record::{Claim, EmptyService, Event, Health, Override, PastEvent, Record, Renewed},
+    record::{Busy, Claim, EmptyService, Event, Health, Override, PastEvent, Record, Renewed},
     resource::{Declare, LARGEST_MANIFEST, MOST_BYTES, MOST_DECLARED, PAST, PastGeneration, Resource},
 };
 

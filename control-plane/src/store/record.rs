@@ -16,6 +16,7 @@ use std::{
 
 use waypost_proto::{
     instance::{Endpoint, InstanceSpec},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     route::{Route, RouteMatch},
     time,
@@ -73,6 +74,18 @@ pub struct Override {
     pub reason: String,
 }
 
+/// That an instance is busy, by its own word.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Busy {
+    /// How much of its share it gets.
+    pub share: Share,
+    /// How busy it is, in words.
+    pub reason: Arc<str>,
+}
+
+/// How much of its share an instance gets that beats while proxies see it fail: enough to see whether it still does.
+const FAILING: Share = Share::percent(10);
+
 /// A route that an instance claims for its service.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
@@ -128,6 +141,10 @@ pub struct Record {
     pub overridden: Option<Override>,
     /// Why its lease is held although it lapsed, if it is.
     pub suspect: Option<Arc<str>>,
+    /// That it is busy, if it is.
+    pub busy: Option<Busy>,
+    /// That it beats while proxies see it fail, if so; in words.
+    pub failing: Option<Arc<str>>,
     /// The catalog that it was found in, where nobody registered it here; it has no lease then.
     pub found_in: Option<Arc<str>>,
     /// The revision that last changed it; the store fills it in.
@@ -170,14 +187,30 @@ impl Record {
                 "it starts out of rotation until a heartbeat reports it healthy".to_owned()
             }
             (.., Some(why)) => why.to_string(),
+            _ if self.share() < Share::FULL => self.share_in_words(),
             (_, _, Some(health), _) => given("its own check passes", &health.reason),
             _ => "its lease is alive".to_owned(),
         }
     }
 
+    /// How much of the share that its weight gives it it gets.
+    pub fn share(&self) -> Share {
+        let failing = self.failing.as_ref().map(|_| FAILING);
+        let busy = self.busy.as_ref().map(|busy| busy.share);
+        failing.into_iter().chain(busy).min().unwrap_or_default()
+    }
+
+    /// How much of its share it gets, and why.
+    pub fn share_in_words(&self) -> String {
+        match self.failing.as_ref().or(self.busy.as_ref().map(|busy| &busy.reason)) {
+            None => "it gets all of its share".to_owned(),
+            Some(why) => format!("it gets {} of its share: {why}", self.share()),
+        }
+    }
+
     /// What proxies get to know of it.
     pub fn endpoint(&self) -> Endpoint {
-        Endpoint::of(&self.spec, self.state(), self.epoch)
+        Endpoint { share: self.share(), ..Endpoint::of(&self.spec, self.state(), self.epoch) }
     }
 
     /// What everyone else gets to know of it.
@@ -200,6 +233,7 @@ impl Record {
             }),
             // Not of the registry: the replica that answers adds it.
             sightings: None,
+            share_percent: self.share().as_percent().into(),
         }
     }
 }

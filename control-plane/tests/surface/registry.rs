@@ -18,7 +18,7 @@ async fn instances(plane: &Plane) -> Vec<v1::Instance> {
 }
 
 fn beat(registered: &v1::RegisterResponse) -> v1::Beat {
-    v1::Beat { key: registered.key.clone(), epoch: registered.epoch, health: None }
+    v1::Beat { key: registered.key.clone(), epoch: registered.epoch, health: None, load: None }
 }
 
 #[tokio::test]
@@ -87,7 +87,14 @@ async fn bad_beats_end_the_stream_with_the_field_that_is_wrong() {
     let plane = Plane::start().await;
     let nameless = v1::HeartbeatRequest { beats: vec![v1::Beat::default()] };
     let many = v1::HeartbeatRequest { beats: vec![v1::Beat::default(); 10_001] };
-    for (request, field) in [(nameless, "beats[0].key.service"), (many, "beats")] {
+    let key =
+        v1::InstanceKey { service: "users".to_owned(), id: "a".to_owned(), ..v1::InstanceKey::default() };
+    let load = v1::LoadReport { cpu_utilization: Some(-1.0), ..v1::LoadReport::default() };
+    let backwards = v1::Beat { key: Some(key), load: Some(load), ..v1::Beat::default() };
+    let negative = v1::HeartbeatRequest { beats: vec![backwards] };
+    let refused =
+        [(nameless, "beats[0].key.service"), (many, "beats"), (negative, "beats[0].load.cpu_utilization")];
+    for (request, field) in refused {
         let (beats, sent) = mpsc::channel(4);
         let mut answers =
             plane.registry().heartbeat(ReceiverStream::new(sent)).await.expect("a stream").into_inner();

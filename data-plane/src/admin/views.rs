@@ -99,6 +99,8 @@ struct EndpointBody {
     carried_over: bool,
     protocol: &'static str,
     weight: u16,
+    /// How much of the share that its weight gives it it gets, in percent: less while it is busy.
+    share_percent: u8,
     #[serde(skip_serializing_if = "String::is_empty")]
     version: String,
     #[serde(skip_serializing_if = "String::is_empty")]
@@ -125,6 +127,7 @@ impl EndpointBody {
             carried_over: table.is_carried_over(&endpoint.key),
             protocol: endpoint.protocol.as_str_name().trim_start_matches("PROTOCOL_"),
             weight: endpoint.weight,
+            share_percent: endpoint.share.as_percent(),
             version: endpoint.version.to_string(),
             zone: endpoint.zone.to_string(),
             tags: endpoint.tags.iter().map(ToString::to_string).collect(),

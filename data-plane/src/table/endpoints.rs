@@ -23,7 +23,7 @@ use std::{
     fmt,
     sync::{
         Arc, OnceLock,
-        atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering},
+        atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
     },
     time::{Duration, Instant},
 };
@@ -33,6 +33,7 @@ use tokio::sync::Notify;
 use waypost_proto::{
     address::Address,
     instance::{Endpoint, Protocol},
+    load::Share,
     name::InstanceKey,
 };
 
@@ -83,6 +84,8 @@ pub struct EndpointState {
     /// How to speak TLS to it; none: in the clear.
     tls: Option<Arc<BackendTls>>,
     since: Since,
+    /// How much of its share it gets, in percent.
+    share: AtomicU8,
     /// How many requests had ended when that was last told of.
     told: AtomicU32,
     /// Woken when the count changes while draining.
@@ -126,11 +129,11 @@ impl EndpointState {
         let illness = Mutex::new(before.and_then(|before| before.illness()));
         let hot = Hot { conduct, ..Hot::default() };
         let (id, predecessor) = (EndpointId::next(), Mutex::new(predecessor));
-        let told = AtomicU32::default();
-        Arc::new(Self { hot, id, declared, tls, since, told, reporter, predecessor, illness })
+        let (told, share) = (AtomicU32::default(), AtomicU8::new(declared.share.as_percent()));
+        Arc::new(Self { hot, id, declared, tls, since, share, told, reporter, predecessor, illness })
     }
 
-    /// The state after an endpoint was declared anew. It is the same one where only `state` or labels that
+    /// The state after an endpoint was declared anew. It is the same one where only `state`, `share` or labels that
     /// have no part in forwarding differ. Otherwise the old one is to be [retired](Self::retire): connections belong to
     /// a state, so that none that was made by other settings of TLS is used again.
     pub(crate) fn declared_anew(
@@ -142,6 +145,7 @@ impl EndpointState {
         let same = old.epoch == new.epoch && old.protocol == new.protocol && old.weight == new.weight;
         let same = same && old.zone == new.zone;
         if same && old.address == new.address && self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr) {
+            self.share.store(new.share.as_percent(), Ordering::Relaxed);
             return Arc::clone(self);
         }
         let predecessor = (old.address == new.address).then(|| Arc::clone(self));
@@ -181,6 +185,11 @@ impl EndpointState {
     /// Its share of traffic; 0 means none.
     pub fn weight(&self) -> u16 {
         self.declared.weight
+    }
+
+    /// How much of the share that its weight gives it it gets, while it is busy.
+    pub fn share(&self) -> Share {
+        Share::percent(self.share.load(Ordering::Relaxed))
     }
 
     /// Its failure domain; empty means none.

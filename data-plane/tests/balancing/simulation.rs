@@ -16,6 +16,7 @@ use std::{
 use fastrand::Rng;
 use waypost_proto::{
     instance::{Endpoint, Protocol},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     v1::InstanceState,
 };
@@ -93,6 +94,7 @@ pub(crate) fn set_of(models: &[Model], policy: &Policy) -> EndpointSet {
     let state = |(number, model): (usize, &Model)| {
         let address = format!("10.0.0.{}:80", number + 1);
         let endpoint = Endpoint {
+            share: Share::FULL,
             key: InstanceKey::new(service.clone(), &format!("i{number}")).expect("a good id"),
             address: address.parse().expect("an address"),
             version: "".into(),

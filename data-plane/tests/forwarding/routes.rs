@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 
 use waypost_proto::{
     instance::{Endpoint, Protocol},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     snapshot::Change,
     v1::{
@@ -86,6 +87,7 @@ pub(crate) fn service(name: &str) -> ServiceKey {
 /// An instance that takes traffic.
 pub(crate) fn endpoint((name, version, address): &Named<'_>, protocol: Protocol) -> Endpoint {
     Endpoint {
+        share: Share::FULL,
         key: InstanceKey::new(service(name), &address.to_string()).expect("an id"),
         address: address.to_string().parse().expect("an address"),
         version: (*version).into(),

@@ -19,6 +19,7 @@ use tokio::{
 use tokio_util::sync::{CancellationToken, DropGuard};
 use waypost_proto::{
     instance::{Endpoint, Protocol},
+    load::Share,
     name::{InstanceKey, ServiceKey},
     route::{Route, RouteMatch},
     snapshot::{Change, Snapshot},
@@ -183,6 +184,7 @@ pub(crate) fn api() -> ServiceKey {
 
 fn endpoints(protocol: Protocol, state: InstanceState, addresses: &[SocketAddr]) -> Vec<Endpoint> {
     let endpoint = |address: &SocketAddr| Endpoint {
+        share: Share::FULL,
         key: InstanceKey::new(api(), &address.to_string()).expect("an id"),
         address: address.to_string().parse().expect("an address"),
         version: "".into(),

@@ -59,6 +59,8 @@ pub(crate) enum Command {
     Keep { id: LeaseId, grant: Grant, request: Box<v1::RegisterRequest>, view: Arc<View> },
     /// The instance's own health.
     Health { id: LeaseId, report: v1::HealthReport },
+    /// How busy it is, if that is known.
+    Load { id: LeaseId, report: Option<v1::LoadReport> },
     /// It is about to be deregistered: answer with its epoch when no registration of it is under way, and
     /// do not register it again.
     Leave { id: LeaseId, ready: oneshot::Sender<u64> },

@@ -24,3 +24,5 @@ pub use self::{
 };
 /// The contract: messages ([`waypost_proto::v1`]), names, error codes.
 pub use waypost_proto as contract;
+/// How busy an instance says it is.
+pub use waypost_proto::load::Load;

@@ -12,6 +12,7 @@ use std::{
 use tokio::{sync::watch, time::Instant};
 use waypost_proto::{
     error::ErrorCode,
+    load::Load,
     name::InstanceKey,
     time::{duration, wire_duration},
     v1,
@@ -109,6 +110,20 @@ impl Registered {
     pub fn set_health(&self, healthy: bool, reason: impl Into<String>) {
         let report = v1::HealthReport { healthy, reason: reason.into() };
         self.keeper.send(Command::Health { id: self.id, report });
+    }
+
+    /// Says how busy the instance is, with the next heartbeat and each one after it, until something else is said; `None`:
+    /// nothing is known. An instance that says it is busy gets less of its share, and all of it again when it is not.
+    ///
+    /// # Errors
+    /// A number is negative or not finite; what was said before stays.
+    pub fn set_load(&self, load: Option<Load>) -> Result<(), Error> {
+        let report = load.map(Load::to_wire);
+        if let Some(report) = &report {
+            Load::from_wire(report)?;
+        }
+        self.keeper.send(Command::Load { id: self.id, report });
+        Ok(())
     }
 
     /// Takes the instance out of rotation, waits until no live proxy has a request in flight to it or the

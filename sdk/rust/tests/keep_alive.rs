@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use fake::{Fake, Registry, Silent};
 use tokio::sync::watch;
 use waypost_proto::error::{Error as ContractError, ErrorCode};
-use waypost_sdk::{Client, Error, LeaseStatus, Registration};
+use waypost_sdk::{Client, Error, LeaseStatus, Load, Registration};
 
 const TTL: Duration = Duration::from_secs(1);
 
@@ -98,6 +98,29 @@ async fn a_lost_lease_comes_back_with_its_health_even_if_it_is_refused_at_first(
     assert!(held.spec.start_unhealthy, "it must not take traffic between the registration and the beat");
     registry.until("the health report again", unhealthy).await;
     assert_eq!(registry.with(|state| state.registrations.len()), 3);
+}
+
+#[tokio::test]
+async fn a_load_goes_with_every_beat_and_one_that_is_none_is_refused_at_once() {
+    let fake = Fake::start();
+    let client = client([fake.url()]);
+    let registered = client.register(users()).await.expect("registered");
+    let load = Load { application: Some(0.9), ..Load::default() };
+    registered.set_load(Some(load)).expect("a good load");
+    let refused = registered.set_load(Some(Load { cpu: Some(f64::NAN), ..Load::default() }));
+    let refused = refused.expect_err("it would have every lease's beats refused").to_string();
+    assert!(refused.contains("cpu_utilization"), "{refused}");
+    let registry = fake.registry();
+    let busy = |state: &fake::State| {
+        let mut held = state.instances.values();
+        held.any(|held| held.load == Some(load.to_wire())).then_some(())
+    };
+    registry.until("the load", busy).await;
+    registry.with(|state| state.instances.values_mut().for_each(|held| held.load = None));
+    registry.until("the load again", busy).await;
+    registered.set_load(None).expect("nothing is known");
+    let none = |state: &fake::State| state.instances.values().all(|held| held.load.is_none()).then_some(());
+    registry.until("a beat without", none).await;
 }
 
 #[tokio::test]

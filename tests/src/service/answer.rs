@@ -1,6 +1,11 @@
 //! What the sample service answers.
 
-use std::{collections::BTreeMap, convert::Infallible, sync::Arc, time::Duration};
+use std::{
+    collections::BTreeMap,
+    convert::Infallible,
+    sync::{Arc, atomic::Ordering},
+    time::Duration,
+};
 
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::{StreamExt, stream};
@@ -24,6 +29,7 @@ pub(super) async fn answer(
     let name = HeaderValue::from_str(&shared.instance);
     remember(&shared, &request);
     let mut response = match request.uri().path() {
+        _ if shared.memory.failing.load(Ordering::Relaxed) => with_status(503, describe(&shared, &request)),
         _ if is_grpc(&request) => called(&shared, &request),
         "/ws" => websocket::upgrade(shared, request),
         "/slow" => {

@@ -3,7 +3,10 @@
 use std::sync::Arc;
 
 use parking_lot::Mutex;
-use waypost_proto::v1::{self, BeatOutcome, EventKind, InstanceState};
+use waypost_proto::{
+    load::{Load, Share},
+    v1::{self, BeatOutcome, EventKind, InstanceState},
+};
 
 use super::{
     super::{
@@ -18,11 +21,16 @@ use crate::store::conformance::TTL;
 #[derive(Default)]
 struct Witness {
     seen: Mutex<Option<Seen>>,
+    failing: Mutex<Vec<Failing>>,
     asked: Mutex<Vec<InQuestion>>,
 }
 
 #[tonic::async_trait]
 impl Evidence for Witness {
+    fn failing(&self) -> Vec<Failing> {
+        self.failing.lock().clone()
+    }
+
     async fn of(&self, asked: &[InQuestion]) -> Vec<Option<Seen>> {
         self.asked.lock().extend_from_slice(asked);
         vec![*self.seen.lock(); asked.len()]
@@ -112,6 +120,83 @@ async fn who_is_out_of_rotation_anyway_is_not_asked_about() {
     world.pass(&mut sweep, TTL).await;
     assert_eq!(world.state("users/a"), None);
     assert!(witness.asked.lock().is_empty());
+}
+
+#[tokio::test]
+async fn who_beats_and_fails_gets_little_until_somebody_sees_it_answer() {
+    let (world, witness, epoch) = busy().await;
+    let mut sweep = Sweep::new(&world.registry).corroborated_by(witness.clone());
+    *witness.failing.lock() = vec![Failing { key: key("users/a"), epoch, failed: 57, proxies: 3 }];
+    world.pass(&mut sweep, SECOND).await;
+    let shown = || world.registry.view().instance(&key("users/a")).expect("it is there");
+    assert_eq!(shown().share_percent, 100, "proxies of other control planes see it answer");
+
+    *witness.seen.lock() = None;
+    world.pass(&mut sweep, SECOND).await;
+    assert_eq!((shown().state(), shown().share_percent), (InstanceState::Up, 10));
+    let why =
+        "it gets 10 % of its share: it beats, but 3 proxies saw 57 requests to it fail, and none an answer";
+    assert_eq!(shown().reason, why);
+    assert_eq!((last_event(&world).kind(), &*last_event(&world).reason), (EventKind::Share, why));
+    let fallen = world.registry.view().revision();
+    assert_eq!(world.beat("users/a", epoch, None).await, BeatOutcome::Renewed);
+    world.pass(&mut sweep, SECOND).await;
+    assert_eq!(world.registry.view().revision(), fallen, "nothing is new");
+
+    witness.failing.lock().clear();
+    world.pass(&mut sweep, SECOND).await;
+    assert_eq!(shown().share_percent, 10, "that nobody says that it fails is not that it answers");
+    *witness.seen.lock() = Some(SEEN);
+    world.pass(&mut sweep, SECOND).await;
+    assert_eq!((shown().share_percent, &*shown().reason), (100, "its lease is alive"));
+    assert_eq!(last_event(&world).reason, "proxies see it answer again: it gets all of its share");
+}
+
+#[tokio::test]
+async fn who_has_failed_under_another_epoch_or_is_out_of_rotation_keeps_its_share() {
+    let (world, witness, epoch) = busy().await;
+    let mut sweep = Sweep::new(&world.registry).corroborated_by(witness.clone());
+    *witness.seen.lock() = None;
+    *witness.failing.lock() = vec![Failing { key: key("users/a"), epoch: epoch - 1, failed: 57, proxies: 3 }];
+    let before = world.registry.view().revision();
+    world.pass(&mut sweep, SECOND).await;
+    assert_eq!(world.registry.view().revision(), before);
+    world.registry.set_draining(&key("users/a"), epoch, true, "deploy", "op").await.expect("it drains");
+    witness.failing.lock()[0].epoch = epoch;
+    let before = world.registry.view().revision();
+    world.pass(&mut sweep, SECOND).await;
+    assert_eq!(world.registry.view().revision(), before);
+}
+
+#[tokio::test]
+async fn an_instance_that_says_it_is_busy_gets_less_and_proxies_know_before_anything_is_evicted() {
+    let (world, _, epoch) = busy().await;
+    let (_, mut feed) = world.registry.feed();
+    let at = |cpu: f64| Some(Load { cpu: Some(cpu), in_flight: Some(12), ..Load::default() });
+    for (cpu, percent) in [(0.93, 50), (1.3, 10), (0.5, 100)] {
+        assert_eq!(world.beat_with("users/a", epoch, None, at(cpu)).await, BeatOutcome::Renewed);
+        let shown = world.registry.view().instance(&key("users/a")).expect("it is there");
+        assert_eq!((shown.state(), shown.share_percent), (InstanceState::Up, percent), "{}", shown.reason);
+        let told = feed.recv().await.expect("a publication").change;
+        assert_eq!(told.instances[0].share, Share::percent(u8::try_from(percent).expect("a percentage")));
+        assert_eq!(last_event(&world).kind(), EventKind::Share);
+    }
+    let settled = world.registry.view().revision();
+    for cpu in [0.5, 0.6, 0.79] {
+        world.beat_with("users/a", epoch, None, at(cpu)).await;
+    }
+    world.beat("users/a", epoch, None).await;
+    assert_eq!(world.registry.view().revision(), settled, "beats that change nothing cost no revision");
+}
+
+#[tokio::test]
+async fn a_new_registration_begins_with_all_of_its_share() {
+    let (world, _, epoch) = busy().await;
+    world.beat_with("users/a", epoch, None, Some(Load { application: Some(1.0), ..Load::default() })).await;
+    let shown = || world.registry.view().instance(&key("users/a")).expect("it is there");
+    assert_eq!(shown().reason, "it gets 25 % of its share: it says it is busy: application at 100 %");
+    world.register("users/a").await;
+    assert_eq!(shown().share_percent, 100);
 }
 
 #[test]

@@ -160,7 +160,7 @@ impl World {
             }
             Operation::Beat { key: text, healthy } => {
                 let health = healthy.map(|healthy| Health { healthy, reason: String::new() });
-                Some(plan::beat(view, &Beat { key: key(text), epoch: epoch(text)?, health }))
+                Some(plan::beat(view, &Beat { key: key(text), epoch: epoch(text)?, health, load: None }))
             }
             Operation::Drain { key: text, draining } => {
                 plan::drain(view, &key(text), 0, draining, "test", "test").ok()

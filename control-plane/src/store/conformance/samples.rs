@@ -84,6 +84,8 @@ pub fn record(key: &str, epoch: u64, now: Now) -> Record {
         draining: None,
         overridden: None,
         suspect: None,
+        busy: None,
+        failing: None,
         found_in: None,
         revision: 0,
     }

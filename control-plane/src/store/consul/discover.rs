@@ -299,6 +299,8 @@ fn found(spec: InstanceSpec, health: Health, held: &Held, now: Now) -> Mutation 
         draining: None,
         overridden: None,
         suspect: None,
+        busy: None,
+        failing: None,
         found_in: Some(FOUND_IN.into()),
         revision: 0,
         spec: Arc::new(spec),

@@ -488,7 +488,7 @@ async fn registries_share_it(shared: Arc<Shared>) {
     let users = key("users/a");
     let shows = async |registry: &Registry| registry.view().instance(&users).is_some();
     until("the other one shows it", async || shows(&registries[1]).await).await;
-    let beat = Beat { key: users.clone(), epoch: registered.epoch, health: None };
+    let beat = Beat { key: users.clone(), epoch: registered.epoch, health: None, load: None };
     let begun = Instant::now();
     while begun.elapsed() < TTL * 2 {
         let beaten = registries[1].heartbeat(vec![beat.clone()]).await.expect("it answers");

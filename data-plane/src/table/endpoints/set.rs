@@ -1,16 +1,23 @@
 //! The sets of endpoints that requests pick from.
 //!
+//! An endpoint that is busy, as the control plane says by its [`Share`], is passed by with the rest of the chance, and the
+//! balancer is asked again, as in slow start: so its share falls under every policy. Requests that go by a key are not sent
+//! elsewhere for that; bounded load does it for them.
+//!
 //! Deliberately absent: which endpoint is chosen (see [`crate::balance`]).
 
 use std::sync::Arc;
 
 use fastrand::Rng;
+use waypost_proto::load::Share;
 
 use super::{EndpointId, EndpointState, InFlight, health::Care, now};
 use crate::balance::{Balancer, Candidates, Weights};
 
 /// How many times the balancer is asked before the whole set is looked through.
 const DRAWS: usize = 4;
+/// How many times it is asked at most because whom it has chosen is busy.
+const PASSES: usize = 16;
 
 /// The endpoints of a service, or of some of its versions, that take traffic; with the balancer's state.
 #[derive(Debug)]
@@ -21,6 +28,8 @@ pub struct EndpointSet {
     /// Whether the balancer asks how long answers take.
     measures_latency: bool,
     pub(super) care: Care,
+    /// The largest share, where shares differ.
+    fullest: Option<Share>,
 }
 
 impl EndpointSet {
@@ -31,7 +40,9 @@ impl EndpointSet {
         let weights = Weights::of(members.iter().map(|member| member.weight()));
         balancer.prepare(&members);
         let measures_latency = balancer.needs_latency();
-        Self { members, weights, balancer, measures_latency, care: Care::none() }
+        let shares = || members.iter().map(|member| member.share());
+        let fullest = shares().max().filter(|fullest| shares().any(|share| share < *fullest));
+        Self { members, weights, balancer, measures_latency, care: Care::none(), fullest }
     }
 
     /// Whether answers' times are to be [reported](EndpointState::report_latency).
@@ -52,6 +63,20 @@ impl EndpointSet {
     /// The balancer that goes on where this one's is, for the set that comes after this one.
     pub(crate) fn renewed_balancer(&self) -> Box<dyn Balancer> {
         self.balancer.renewed()
+    }
+
+    /// Whom the balancer chooses, if it is not passed by because it is busy.
+    fn propose(&self, among: &Candidates<'_>, seed: &mut Rng) -> usize {
+        let Some(fullest) = self.fullest.filter(|_| among.key().is_none()) else {
+            return self.balancer.choose(among, seed);
+        };
+        for _ in 1..PASSES {
+            let at = self.balancer.choose(among, seed);
+            if seed.u8(..fullest.as_percent()) < self.members[at].share().as_percent() {
+                return at;
+            }
+        }
+        self.balancer.choose(among, seed)
     }
 
     /// Picks an endpoint that is not in `tried` and begins a request to it.
@@ -93,7 +118,7 @@ impl EndpointSet {
         };
         let among = Candidates::new(&self.members, &self.weights, &usable, key, &now);
         for _ in 0..DRAWS {
-            let at = self.balancer.choose(&among, seed);
+            let at = self.propose(&among, seed);
             if usable(at)
                 && let Some(begun) = begin(at)
             {

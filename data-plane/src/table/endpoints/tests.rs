@@ -14,7 +14,7 @@ use waypost_proto::{
 };
 
 use super::*;
-use crate::balance::{Own, Policy, PolicyName};
+use crate::balance::{LoadBound, Own, Policy, PolicyName, RingHash};
 
 fn declared(id: usize, weight: u16) -> Arc<Endpoint> {
     declared_in(id, weight, "")
@@ -260,4 +260,50 @@ fn who_was_tried_or_drains_is_not_the_one_that_is_full() {
     assert_eq!(set.is_full_at(&ids[1..]), None);
     assert_eq!(set.is_full_at(&ids[..1]), Some(1));
     assert_eq!(set_of(&[1], PolicyName::RoundRobin).is_full_at(&[]), None, "where nothing is declared");
+}
+
+/// How many of 10,000 picks each member gets while these are the shares, in percent.
+fn picked(shares: &[u8], policy: &Policy, key: Option<u64>) -> Vec<u32> {
+    let states = shares.iter().enumerate().map(|(id, share)| {
+        let before = EndpointState::new(declared(id, 1), Arc::default());
+        let busy = Endpoint { share: Share::percent(*share), ..Endpoint::clone(&declared(id, 1)) };
+        let after = before.declared_anew(&Arc::new(busy), None);
+        assert_eq!(after.id(), before.id(), "what is in flight is not forgotten, nor connections");
+        after
+    });
+    let set = EndpointSet::new(states.collect(), policy());
+    let mut counts = vec![0; shares.len()];
+    let mut seed = Rng::with_seed(7);
+    for _ in 0..10_000 {
+        let begun = set.pick_by(key, &[], &mut seed).expect("all can take requests");
+        let at = set.members().iter().position(|state| state.id() == begun.endpoint().id());
+        counts[at.expect("a member")] += 1;
+    }
+    counts
+}
+
+#[test]
+fn who_is_busy_gets_less_under_every_policy_and_all_again_later() {
+    for policy in PolicyName::ALL {
+        let policy = policy.policy();
+        let counts = picked(&[100, 100, 10, 100], &policy, None);
+        let expected = 10_000.0 * 0.1 / 3.1;
+        assert!(f64::from(counts[2]) < 2.0 * expected && counts[2] > 50, "{counts:?}");
+        let equally_busy = picked(&[10, 10, 10, 10], &policy, None);
+        assert!(equally_busy.iter().all(|count| (2_300..2_700).contains(count)), "{equally_busy:?}");
+    }
+    let alone = picked(&[10], &PolicyName::RoundRobin.policy(), None);
+    assert_eq!(alone, [10_000]);
+}
+
+#[test]
+fn a_key_stays_where_it_is_when_its_instance_is_busy() {
+    let policy: Policy = Arc::new(|| Box::new(RingHash::bounded(LoadBound::percent(0))));
+    for key in 0..20 {
+        let before = picked(&[100, 100, 100], &policy, Some(key));
+        let home = before.iter().position(|count| *count == 10_000).expect("one has all of them");
+        let mut shares = [100; 3];
+        shares[home] = 10;
+        assert_eq!(picked(&shares, &policy, Some(key)), before);
+    }
 }

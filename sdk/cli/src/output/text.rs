@@ -127,6 +127,7 @@ pub(crate) fn event(kind: EventKind) -> Cell {
         EventKind::Draining => ("draining", Some(Colour::Yellow)),
         EventKind::Override => ("override", Some(Colour::Yellow)),
         EventKind::Suspect => ("suspect", Some(Colour::Yellow)),
+        EventKind::Share => ("share", Some(Colour::Yellow)),
         EventKind::Updated => ("updated", None),
         EventKind::Unspecified => ("unknown", None),
     };

@@ -26,6 +26,7 @@ use super::{Grant, LeaseId};
 struct Lease {
     grant: Grant,
     health: Option<v1::HealthReport>,
+    load: Option<v1::LoadReport>,
     phase: Phase,
     leaving: bool,
 }
@@ -80,7 +81,7 @@ impl Leases {
     pub(super) fn insert(&mut self, id: LeaseId, grant: Grant, now: Instant) {
         self.by_epoch.insert((grant.key.clone(), grant.epoch), id);
         let phase = Phase::Held { due: now + grant.interval, sent: None };
-        self.leases.insert(id, Lease { grant, health: None, phase, leaving: false });
+        self.leases.insert(id, Lease { grant, health: None, load: None, phase, leaving: false });
     }
 
     /// Forgets a lease, and returns what was granted where it may still be held.
@@ -96,6 +97,13 @@ impl Leases {
         lease.health = Some(health);
         if let Phase::Held { due, .. } = &mut lease.phase {
             *due = now;
+        }
+    }
+
+    /// How busy the instance is; it is sent with each beat from the next one on.
+    pub(super) fn report_load(&mut self, id: LeaseId, load: Option<v1::LoadReport>) {
+        if let Some(lease) = self.leases.get_mut(&id) {
+            lease.load = load;
         }
     }
 
@@ -141,6 +149,7 @@ impl Leases {
                 key: Some(lease.grant.key.to_wire()),
                 epoch: lease.grant.epoch,
                 health: lease.health.clone(),
+                load: lease.load,
             });
         }
         beats

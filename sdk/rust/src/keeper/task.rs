@@ -232,6 +232,7 @@ impl Task {
                 self.holders.insert(id, Holder { request, view, leaving: Vec::new(), backoff });
             }
             Command::Health { id, report } => self.leases.report(id, report, now),
+            Command::Load { id, report } => self.leases.report_load(id, report),
             Command::Leave { id, ready } => match self.leases.leave(id) {
                 Leaving::Ready(epoch) => drop(ready.send(epoch)),
                 Leaving::Later => {

@@ -66,6 +66,8 @@ pub(crate) struct Held {
     pub(crate) spec: v1::InstanceSpec,
     /// Its health as it was last reported.
     pub(crate) health: Option<v1::HealthReport>,
+    /// How busy it says it is, by its last beat.
+    pub(crate) load: Option<v1::LoadReport>,
     /// Whether it drains.
     pub(crate) draining: bool,
 }

@@ -68,6 +68,7 @@ impl Registry {
                 Some(held) if held.epoch != beat.epoch => BeatOutcome::Stale,
                 Some(held) => {
                     held.health = beat.health.clone().or(held.health.take());
+                    held.load = beat.load;
                     BeatOutcome::Renewed
                 }
             };
@@ -97,7 +98,14 @@ impl RegistryApi for Registry {
             let spec = InstanceSpec::from_wire(&request.instance.unwrap_or_default())?;
             let ttl = ttl_from_wire(request.ttl.as_ref()).map_err(Error::from)?;
             state.epoch += 1;
-            let held = Held { epoch: state.epoch, ttl, spec: spec.to_wire(), health: None, draining: false };
+            let held = Held {
+                epoch: state.epoch,
+                ttl,
+                spec: spec.to_wire(),
+                health: None,
+                load: None,
+                draining: false,
+            };
             state.instances.insert(spec.key.clone(), held);
             Ok(Response::new(v1::RegisterResponse {
                 key: Some(spec.key.to_wire()),

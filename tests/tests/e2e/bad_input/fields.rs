@@ -138,7 +138,7 @@ async fn leaving_and_beating_name_the_field_that_is_wrong() {
     assert_names(deregister(users(), seconds(3601)).await, "drain_deadline", "3601s");
     assert_names(deregister(users(), seconds(-1)).await, "drain_deadline", "-1s");
 
-    let beat = |key| Beat { key, epoch: 1, health: None };
+    let beat = |key| Beat { key, epoch: 1, health: None, load: None };
     let refused = api.beats(vec![beat(users()), beat(key("users", "a b"))]).await;
     assert_names(refused, "beats[1].key.id", "a b");
     let refused = api.beats(vec![beat(users()); 10_001]).await;
