@@ -328,7 +328,7 @@ mod tests {
         world.say("b", observation(1, 7, 0, 40, "5 errors in a row"));
         world.say("b", observation(2, 7, 1, 40, ""));
         let failing = Failing { key: key(1), epoch: 7, failed: 43, proxies: 2 };
-        assert_eq!(world.sightings.failing(world.now), [failing.clone()]);
+        assert_eq!(world.sightings.failing(world.now), std::slice::from_ref(&failing));
         assert_eq!(world.sightings.failing(world.now), [failing], "as long as it does");
         world.say("c", observation(1, 7, 1, 0, ""));
         assert_eq!(world.sightings.failing(world.now), []);
