@@ -25,7 +25,10 @@ use std::{
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
 use hyper::body::{Body, Frame, Incoming, SizeHint};
-use tokio::{sync::Notify, time::Sleep};
+use tokio::{
+    sync::Notify,
+    time::{Sleep, timeout},
+};
 
 use super::{
     body_copy::{CopiedBody, Copies, Original},
@@ -66,6 +69,8 @@ pub(crate) struct BodySource {
     origin: RefCell<Origin>,
     copies: Copies,
     progress: Cell<Progress>,
+    /// How many frames were read.
+    frames: Cell<u64>,
     failure: Cell<Option<BodyFailure>>,
     completed: Notify,
     gate: Option<Arc<ContinueGate>>,
@@ -83,6 +88,7 @@ impl BodySource {
             origin: RefCell::new(origin),
             copies: Copies::default(),
             progress: Cell::new(Progress::Untouched),
+            frames: Cell::new(0),
             failure: Cell::new(None),
             completed: Notify::new(),
             gate,
@@ -121,10 +127,16 @@ impl BodySource {
         self.gate.as_ref().is_some_and(|gate| !gate.is_open())
     }
 
-    /// Waits until all of it was read.
+    /// Waits until all of it was read, or until none of it was for as long as a body may pause: an instance that takes no
+    /// more of it has what it wants, or hangs. A client that sends no more is seen by whoever reads.
     pub(super) async fn completed(&self) {
+        let limit = self.worker.config.timeouts.stream_idle;
         while !self.is_complete() {
-            self.completed.notified().await;
+            let before = self.frames.get();
+            let has_paused = timeout(limit, self.completed.notified()).await.is_err();
+            if has_paused && self.frames.get() == before && !self.idle.borrow().is_waiting() {
+                return;
+            }
         }
     }
 
@@ -145,6 +157,7 @@ impl BodySource {
             Poll::Ready(Some(Ok(frame))) => {
                 idle.progress();
                 self.progress.set(Progress::Begun);
+                self.frames.set(self.frames.get() + 1);
                 if let (Some(data), Origin::Client(_)) = (frame.data_ref(), &*origin) {
                     self.worker.metrics.received(data.len() as u64);
                 }

@@ -26,6 +26,11 @@ impl IdleTimer {
         self.waiting_since = None;
     }
 
+    /// Whether the body waits for a frame.
+    pub(crate) fn is_waiting(&self) -> bool {
+        self.waiting_since.is_some()
+    }
+
     /// Says whether the body has waited for `limit`, and wakes the task when it will have.
     pub(crate) fn poll_expired(&mut self, context: &mut Context<'_>, limit: Duration) -> Poll<()> {
         let deadline = *self.waiting_since.get_or_insert_with(Instant::now) + limit;

@@ -39,8 +39,8 @@ use crate::{
 
 pub(crate) type TestBody = BoxBody<Bytes, Infallible>;
 
-pub(crate) fn full(text: &'static str) -> TestBody {
-    Full::new(Bytes::from_static(text.as_bytes())).boxed()
+pub(crate) fn full(text: impl Into<Bytes>) -> TestBody {
+    Full::new(text.into()).boxed()
 }
 
 /// A body with trailers.

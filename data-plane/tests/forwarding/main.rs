@@ -8,6 +8,7 @@ mod balancing;
 mod basics;
 mod bodies;
 mod declared;
+mod faults;
 mod grpc_web;
 mod health;
 mod hedging;

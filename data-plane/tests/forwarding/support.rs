@@ -305,6 +305,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         self.buffer.drain(..count).collect()
     }
 
+    /// The next bytes. `None`: the peer has closed before, or reset.
+    pub(crate) async fn try_exactly(&mut self, count: usize) -> Option<Vec<u8>> {
+        while self.buffer.len() < count {
+            if !self.fill().await.ok()? {
+                return None;
+            }
+        }
+        Some(self.buffer.drain(..count).collect())
+    }
+
     /// All chunks as they are framed, up to and with the trailer section.
     pub(crate) async fn chunks(&mut self) -> (Vec<u8>, String) {
         let mut body = Vec::new();
