@@ -58,6 +58,15 @@ pub(crate) struct Connection {
     framing: Framing,
 }
 
+/// How long to wait for an instance.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct ExchangeLimits {
+    /// For the answer's head, from when all of the request was sent.
+    pub(crate) answer: Duration,
+    /// For it to take more of a request.
+    pub(crate) upload: Duration,
+}
+
 /// Why a request has no answer.
 #[derive(Debug)]
 pub(crate) enum ExchangeError {
@@ -106,8 +115,8 @@ impl Connection {
         Upload::new(head, body, std::mem::take(&mut self.out))
     }
 
-    /// Sends a request and waits for the head of the answer, at most for `limit` from when all was sent. What was
-    /// not sent by then comes back with it. `on_continue` is told of a 100.
+    /// Sends a request and waits for the head of the answer. What was not sent by then comes back with it. `on_continue`
+    /// is told of a 100.
     ///
     /// # Errors
     /// There is no answer. `headers` is as it was, unless it is [`ExchangeError::Protocol`].
@@ -115,7 +124,7 @@ impl Connection {
         &mut self,
         upload: Upload,
         headers: &mut HeaderMap,
-        limit: Duration,
+        limits: ExchangeLimits,
         on_continue: impl Fn(),
     ) -> Result<(Answer, Option<Upload>), ExchangeError> {
         if !self.is_quiet() {
@@ -140,10 +149,16 @@ impl Connection {
                     return Poll::Ready(Err(protocol("it goes on with interim answers")));
                 }
             }
-            if matches!(sending, Sending::Under(_)) {
-                return Poll::Pending;
-            }
-            let deadline = *deadline.get_or_insert_with(|| Instant::now() + limit);
+            let deadline = match &sending {
+                Sending::Under(upload) => match upload.blocked_since() {
+                    // Who reads the client's body sees that it pauses.
+                    None => return Poll::Pending,
+                    Some(since) => since + limits.upload,
+                },
+                Sending::Done | Sending::Broken => {
+                    *deadline.get_or_insert_with(|| Instant::now() + limits.answer)
+                }
+            };
             self.alarm.poll(deadline, context).map(|()| Err(ExchangeError::Timeout))
         });
         let answer = answered.await?;

@@ -25,7 +25,7 @@ mod upload;
 
 pub(crate) use self::{
     body::Step,
-    connection::{Connection, ExchangeError, UploadTask},
+    connection::{Connection, ExchangeError, ExchangeLimits, UploadTask},
     request::{Head, Length},
     response::Answer,
     upload::Upload,

@@ -7,6 +7,7 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Instant,
 };
 
 use bytes::{Buf, Bytes};
@@ -36,6 +37,8 @@ pub(crate) struct Upload<B = RequestBody> {
     complete: bool,
     /// Whether anything was sent, or taken from the client.
     begun: bool,
+    /// Since when the instance takes nothing though there is something, if so.
+    blocked: Option<Instant>,
 }
 
 /// Why a request cannot be sent.
@@ -65,7 +68,13 @@ impl<B: Body<Data = Bytes, Error = BodyFailure> + Unpin> Upload<B> {
             announced,
             complete: matches!(head.length, Length::None | Length::Exact(0)),
             begun: false,
+            blocked: None,
         }
+    }
+
+    /// Since when the instance takes nothing, if it does not.
+    pub(super) fn blocked_since(&self) -> Option<Instant> {
+        self.blocked
     }
 
     /// The buffer, for the next request.
@@ -89,7 +98,11 @@ impl<B: Body<Data = Bytes, Error = BodyFailure> + Unpin> Upload<B> {
                     Poll::Pending => waiting = true,
                 }
             }
-            match ready!(self.poll_write(socket, context)) {
+            let Poll::Ready(written) = self.poll_write(socket, context) else {
+                self.blocked.get_or_insert_with(Instant::now);
+                return Poll::Pending;
+            };
+            match written {
                 Ok(()) if self.complete => return Poll::Ready(Ok(())),
                 Ok(()) if waiting => return Poll::Pending,
                 Ok(()) => {}
@@ -162,12 +175,15 @@ impl<B: Body<Data = Bytes, Error = BodyFailure> + Unpin> Upload<B> {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             self.begun = true;
+            self.blocked = None;
             self.wrote(written);
         }
         self.out.clear();
         self.sent = 0;
         // TLS keeps what the socket has no room for.
-        Pin::new(socket).poll_flush(context)
+        ready!(Pin::new(socket).poll_flush(context))?;
+        self.blocked = None;
+        Poll::Ready(Ok(()))
     }
 
     fn wrote(&mut self, count: usize) {

@@ -265,6 +265,11 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Wire<S> {
         soon("writing", self.socket.write_all(bytes)).await.expect("the peer reads");
     }
 
+    /// Sends to a peer that may be gone: then `None`.
+    pub(crate) async fn try_send(&mut self, text: &str) -> Option<()> {
+        soon("writing", self.socket.write_all(text.as_bytes())).await.ok()
+    }
+
     /// One request for a path, and its answer. An error is a reset, or an end before the answer.
     pub(crate) async fn get(&mut self, host: &str, path: &str) -> std::io::Result<Response> {
         let request = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\n\r\n");

@@ -14,7 +14,7 @@ use crate::{
         draft::Draft,
         retry::Failure,
     },
-    http1::ExchangeError,
+    http1::{ExchangeError, ExchangeLimits},
     pool::{ConnectError, SendError},
     table::{EndpointState, InFlight, Target},
 };
@@ -45,7 +45,8 @@ impl Attempts<'_> {
     ) -> Result<Answered, Failed> {
         let worker = self.worker;
         let endpoint = in_flight.endpoint();
-        let limit = self.response_limit();
+        let limits =
+            ExchangeLimits { answer: self.response_limit(), upload: worker.config.timeouts.stream_idle };
         loop {
             let idle = if fresh { None } else { worker.pools.idle_http1(endpoint) };
             let (mut connection, reused) = match idle {
@@ -64,7 +65,7 @@ impl Attempts<'_> {
                 }
             };
             let exchanged =
-                connection.connection.exchange(upload, draft.headers_mut(), limit, on_continue).await;
+                connection.connection.exchange(upload, draft.headers_mut(), limits, on_continue).await;
             match exchanged {
                 Ok((answer, rest)) => {
                     self.count_connection(reused);

@@ -30,7 +30,8 @@ async fn ask(
     let length = Length::None;
     let head = Head { method, target: "/", host: &host, headers: &headers, options: &options, length };
     let upload = connection.upload(&head, RequestBody::none());
-    let (answer, rest) = connection.exchange(upload, &mut headers, limit, || {}).await?;
+    let limits = ExchangeLimits { answer: limit, upload: limit };
+    let (answer, rest) = connection.exchange(upload, &mut headers, limits, || {}).await?;
     assert!(rest.is_none(), "all was sent");
     Ok((answer, headers))
 }

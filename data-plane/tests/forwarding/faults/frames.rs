@@ -136,6 +136,17 @@ impl Frames {
         }
     }
 
+    /// Awaits that what was sent has been read. `None`: the peer is gone.
+    pub(super) async fn heard(&mut self) -> Option<()> {
+        self.send(PING, 0, 0, b"12345678").await;
+        loop {
+            let frame = self.frame().await?;
+            if frame.kind == PING && frame.flags & ACK != 0 {
+                return Some(());
+            }
+        }
+    }
+
     /// Ends the connection in order.
     pub(super) async fn close(mut self) {
         let _ = self.wire.socket.shutdown().await;

@@ -30,6 +30,8 @@ enum Step {
     Raw(&'static [u8]),
     /// Fields of this size.
     LongFields(usize),
+    /// Awaits that the proxy has read what was sent.
+    Heard,
     /// The end of the connection.
     Close,
     /// The connection is reset.
@@ -52,11 +54,12 @@ async fn play(mut frames: Frames, stream: u32, steps: &[Step]) -> Option<Frames>
             Data(flags, text) => frames.send(DATA, flags, stream, text.as_bytes()).await,
             ResetStream(code) => frames.reset_stream(stream, code).await,
             GoAway(served, code) => {
-                frames.go_away(if served { stream } else { stream - 2.min(stream) }, code).await
+                frames.go_away(if served { stream } else { stream - 2.min(stream) }, code).await;
             }
             Frame(kind, flags, on, payload) => frames.send(kind, flags, on.unwrap_or(stream), payload).await,
             Raw(bytes) => frames.raw(bytes).await,
             LongFields(size) => frames.long_fields(stream, size).await,
+            Heard => frames.heard().await?,
             Close => {
                 frames.close().await;
                 return None;
@@ -174,7 +177,7 @@ async fn a_connection_that_ends_is_no_end_of_an_answer() {
         ("closed before the rest of the head", Closed, vec![Frame(HEADERS, 0, None, &[0x88]), Close]),
         ("closed after the head", BreaksOff, vec![HEAD, Close]),
         ("closed in the body", BreaksOff, vec![HEAD, Data(0, "ab"), Close]),
-        ("reset in the body", BreaksOff, vec![HEAD, Data(0, "ab"), Reset]),
+        ("reset in the body", BreaksOff, vec![HEAD, Data(0, "ab"), Heard, Reset]),
         (
             "closed before the trailers",
             BreaksOff,
@@ -335,7 +338,7 @@ async fn an_instance_that_never_takes_the_body_is_given_up() {
         for speaks in [Speaks::Http1, Speaks::Http2] {
             match soon("an end", ask(proxy.address, speaks, "POST", 1)).await {
                 Got::Whole { status: 504, reason, .. } => {
-                    assert_eq!(reason.as_deref(), Some("upstream_timeout"))
+                    assert_eq!(reason.as_deref(), Some("upstream_timeout"));
                 }
                 // A client that speaks HTTP/1.1 is cut off where nothing moves.
                 got => assert_eq!((got, speaks), (Got::BrokenOff, Speaks::Http1)),

@@ -5,7 +5,9 @@
 //! get their own answers, and a request that the instance may have acted on has come once.
 
 mod frames;
+mod http1;
 mod http2;
+mod uploads;
 
 use std::{
     net::SocketAddr,
@@ -16,10 +18,11 @@ use std::{
     time::Duration,
 };
 
+use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use http::{Method, Request};
 use http_body_util::BodyExt;
-use hyper::client::conn::http1;
+use hyper::client::conn::http1 as hyper1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 use waypost_proto::instance::Protocol;
@@ -176,7 +179,19 @@ fn answered(number: usize) -> Got {
 
 /// Sends a request with a number, over a connection of its own.
 async fn ask(proxy: SocketAddr, speaks: Speaks, method: &str, number: usize) -> Got {
-    let body = if method == "POST" { full(number.to_string()) } else { full("") };
+    let body = if method == "POST" { number.to_string() } else { String::new() };
+    ask_with(proxy, speaks, method, number, body).await
+}
+
+/// The same with another body.
+async fn ask_with(
+    proxy: SocketAddr,
+    speaks: Speaks,
+    method: &str,
+    number: usize,
+    body: impl Into<Bytes>,
+) -> Got {
+    let body = full(body);
     let request = Request::builder().method(Method::from_bytes(method.as_bytes()).expect("a method"));
     let response = match speaks {
         Speaks::Http2 => {
@@ -186,7 +201,7 @@ async fn ask(proxy: SocketAddr, speaks: Speaks, method: &str, number: usize) -> 
         Speaks::Http1 => {
             let socket = TcpStream::connect(proxy).await.expect("the proxy listens");
             let (mut sender, connection) =
-                http1::handshake(TokioIo::new(socket)).await.expect("a connection");
+                hyper1::handshake(TokioIo::new(socket)).await.expect("a connection");
             tokio::spawn(connection);
             let request = request.uri(format!("/api/{number}")).header("host", "test").body(body);
             sender.send_request(request.expect("a request")).await
