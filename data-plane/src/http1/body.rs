@@ -103,6 +103,9 @@ impl Framing {
         let (coded, sized) = (headers.contains_key(TRANSFER_ENCODING), headers.contains_key(CONTENT_LENGTH));
         let bodyless = matches!(answer.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         if *asked == Method::HEAD || bodyless || answer.status.is_informational() {
+            // Who says in a 204 that there is a body may well send it (RFC 9110, section 8.6).
+            let is_empty = || headers.get_all(CONTENT_LENGTH).iter().all(|length| length == "0");
+            let persistent = persistent && (answer.status != StatusCode::NO_CONTENT || !coded && is_empty());
             return Ok(Self { decoder: Decoder::Length(0), persistent });
         }
         if coded {

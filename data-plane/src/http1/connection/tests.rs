@@ -79,7 +79,7 @@ async fn a_connection_carries_another_request_only_after_a_clean_end() {
     for (text, expected, kept) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok", "ok", true),
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n", "ok", true),
-        ("HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\n", "", true),
+        ("HTTP/1.1 204 No Content\r\ncontent-length: 2\r\n\r\n", "", false),
         ("HTTP/1.1 304 Not Modified\r\ncontent-length: 2\r\n\r\n", "", true),
         ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\nconnection: keep-alive\r\n\r\nok", "ok", true),
         ("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok", "ok", false),
