@@ -44,6 +44,8 @@ pub(super) struct Attempts<'a> {
     stale: Option<Arc<EndpointState>>,
     /// Counts the retry that is under way, where the service's policy limits them.
     retrying: Option<Place>,
+    /// Whether an instance has refused it without a look.
+    was_refused: bool,
     /// After so long without an answer's head a second instance is asked.
     hedge_after: Option<Duration>,
     /// Whether it is for a copy of a request, whose answer nobody waits for.
@@ -74,6 +76,7 @@ impl<'a> Attempts<'a> {
             last: None,
             stale: None,
             retrying: None,
+            was_refused: false,
             hedge_after: None,
             is_copy: false,
         }
@@ -202,22 +205,34 @@ impl<'a> Attempts<'a> {
             if last || !draft.may_send_again(&failure) {
                 return Some(Err(failure.answer(target.service.key())));
             }
-            // Its own place is free for the next one.
-            self.retrying = None;
-            self.retrying = match target.service.retry() {
-                Ok(place) => place,
-                Err(why) => {
-                    self.worker.metrics.retry_refused();
-                    return Some(Err(failure.answer(target.service.key()).explained(&not_again(why))));
-                }
-            };
             self.tried.push(endpoint.id());
+            if let Err(why) = self.again(&failure, reused, target) {
+                self.worker.metrics.retry_refused();
+                return Some(Err(failure.answer(target.service.key()).explained(&not_again(why))));
+            }
             self.stale = reused.then_some(endpoint);
             self.last = Some(failure);
             if let Some(retry) = retry {
                 Box::pin(self.pause(retry)).await;
             }
         }
+    }
+
+    /// Asks for another try. It costs nothing where no instance has seen the request, and once where one has refused it
+    /// without a look, as what is sent then is the first that counts (gRFC A6, "transparent retries"): so the end of an
+    /// instance costs no client an error, however many requests it meets. Where all other instances cool down it does
+    /// cost, since every request would be a storm of connections.
+    fn again(&mut self, failure: &Failure, reused: bool, target: &Target<'_>) -> Result<(), NoRetry> {
+        let is_free = failure.was_never_sent()
+            || matches!(failure, Failure::Refused) && !std::mem::replace(&mut self.was_refused, true);
+        if is_free && (reused || target.endpoints.has_ready(&self.tried)) {
+            target.service.note_free_retry();
+            return Ok(());
+        }
+        // Its own place is free for the next one.
+        self.retrying = None;
+        self.retrying = target.service.retry()?;
+        Ok(())
     }
 
     /// Why there is no answer when no instance is left.

@@ -225,7 +225,7 @@ impl Draft {
         let mut request = Request::new(if is_text { body.decoded() } else { body });
         *request.method_mut() = self.method.clone();
         // A copy is kept where it may be of use. A request that was never sent comes back in any case.
-        self.given = !self.method.is_idempotent() || self.replay().body_begun;
+        self.given = !self.method.is_idempotent() && self.body.is_some() || self.replay().body_begun;
         *request.headers_mut() =
             if self.given { std::mem::take(&mut self.headers) } else { self.headers.clone() };
         *request.version_mut() = Version::HTTP_2;

@@ -58,6 +58,11 @@ impl Failure {
         }
     }
 
+    /// Whether the instance has seen nothing of the request.
+    pub(super) fn was_never_sent(&self) -> bool {
+        matches!(self, Self::Connect(_) | Self::Unsent)
+    }
+
     /// Whether it speaks of the server, and not of the client or of a connection that had been idle for too long
     /// (`reused`: it was there before).
     pub(super) fn is_the_servers(&self, reused: bool) -> bool {
@@ -88,7 +93,14 @@ impl Failure {
             Self::Full(full) => {
                 (Reason::Overloaded, format!("nothing was sent to service {service}: {full}; try again"))
             }
-            Self::Unsent | Self::Refused | Self::Closed => (
+            Self::Unsent | Self::Refused => (
+                Reason::UpstreamClosed,
+                format!(
+                    "an instance of service {service} closed the connection before it took the request; it has not acted \
+                 on it"
+                ),
+            ),
+            Self::Closed => (
                 Reason::UpstreamClosed,
                 format!(
                     "an instance of service {service} closed the connection before it answered; whether it has acted on \

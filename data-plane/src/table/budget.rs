@@ -10,6 +10,9 @@
 //! Requests are not counted here: the endpoints know how many have begun, and are asked when something is to be sent
 //! again, and seldom. A request that is answered costs nothing.
 //!
+//! A request that no instance has seen yet is sent again without it (see [`crate::forward`]): what is then sent is what the
+//! client has sent, once.
+//!
 //! Deliberately absent: the clock. Times are milliseconds of a steady clock.
 
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
@@ -58,7 +61,7 @@ pub(super) struct RetryBudget {
     counted_at: AtomicU64,
     /// How many requests, retries among them, had begun by then.
     counted: AtomicU64,
-    /// How many retries were granted since.
+    /// How many retries were granted since, those that cost nothing among them.
     granted: AtomicU64,
 }
 
@@ -73,6 +76,11 @@ impl RetryBudget {
             self.granted.fetch_add(1, Ordering::Relaxed);
         }
         taken
+    }
+
+    /// Takes note of a retry that costs nothing, so that it does not count as a request that earns something.
+    pub(super) fn note_free(&self) {
+        self.granted.fetch_add(1, Ordering::Relaxed);
     }
 
     fn deposit(&self, allowance: RetryAllowance, now: u64, begun: impl FnOnce() -> u64) {
@@ -153,6 +161,20 @@ mod tests {
     fn few_requests_may_be_sent_again_all_the_same() {
         let (requests, retries) = storm(DEFAULT, 30, 2);
         assert_eq!(retries, requests * 2, "ten a second are free");
+    }
+
+    #[test]
+    fn free_retries_neither_cost_nor_earn_anything() {
+        let budget = RetryBudget::default();
+        let drain =
+            |now: u64, begun: u64| (0..10_000).filter(|_| budget.withdraw(DEFAULT, now, || begun)).count();
+        drain(1_000_000, 0);
+        (0..1000).for_each(|_| budget.note_free());
+        assert_eq!(
+            drain(1_001_000, 100 + 1000),
+            10,
+            "a hundred were granted, and a thousand free, and nothing else came"
+        );
     }
 
     #[test]

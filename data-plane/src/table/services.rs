@@ -206,6 +206,11 @@ impl ServiceTable {
         if granted { Ok(place) } else { Err(NoRetry::Budget) }
     }
 
+    /// Notes that a request is sent again without [asking](Self::retry), so that it does not earn what others need.
+    pub(crate) fn note_free_retry(&self) {
+        self.retries.note_free();
+    }
+
     fn place(&self, id: &str) -> Result<usize, usize> {
         self.members.binary_search_by(|member| member.endpoint.key.id().cmp(id))
     }

@@ -153,16 +153,6 @@ async fn a_get_on_a_stale_connection_gets_a_fresh_one_from_the_only_instance() {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_http_is_not_asked_for_again() {
-    let instance = Instance::answering("SSH-2.0-OpenSSH\r\n\r\n").await;
-    let other = Instance::answering("SSH-2.0-OpenSSH\r\n\r\n").await;
-    let proxy = Proxy::new(ServeConfig::default(), &[instance.address, other.address]);
-    let response = proxy.get("/api/").await;
-    assert_eq!((response.status, response.reason().as_deref()), (502, Some("upstream_protocol")));
-    assert_eq!(instance.accepted() + other.accepted(), 1);
-}
-
-#[tokio::test]
 async fn an_instance_that_does_not_answer_in_time_is_not_asked_again() {
     let silent = || Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} });
     let (one, other) = (silent().await, silent().await);

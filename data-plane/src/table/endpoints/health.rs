@@ -88,6 +88,15 @@ impl EndpointSet {
         (most != u64::MAX && self.members.iter().any(is_there)).then_some(most)
     }
 
+    /// Whether a pick would find somebody who does not cool down after a failure.
+    pub(crate) fn has_ready(&self, tried: &[EndpointId]) -> bool {
+        let guard = self.guard(&now);
+        self.members.iter().any(|member| {
+            let is_open = !member.is_draining() && !tried.contains(&member.id());
+            is_open && member.hot.cooldown.is_over(now) && guard.lets(member)
+        })
+    }
+
     /// Whether so few members are well that those that are not take requests too.
     pub fn panics(&self) -> bool {
         let is_passed_over =

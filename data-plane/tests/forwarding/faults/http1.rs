@@ -245,6 +245,7 @@ async fn what_follows_an_answer_is_not_taken_for_the_next_one() {
         ("a length beside chunks", Whole(200, "ok"), vec![Send(
             "HTTP/1.1 200 OK\r\ncontent-length: 5\r\ntransfer-encoding: chunked\r\n\r\n2\r\nok\r\n0\r\n\r\n",
         )]),
+        ("HTTP/1.0", Whole(200, "ok"), vec![Send("HTTP/1.0 200 OK\r\ncontent-length: 2\r\n\r\nok")]),
         ("equal lengths", Whole(200, "ok"), vec![Send(
             "HTTP/1.1 200 OK\r\ncontent-length: 2, 2\r\ncontent-length: 2\r\n\r\nok",
         )]),

@@ -15,7 +15,7 @@ use crate::support::{Instance, Proxy, soon};
 
 /// What an instance does for the request that meets its fault, one after the other; then it goes on as if nothing had been.
 #[derive(Clone, Copy)]
-enum Step {
+pub(super) enum Step {
     /// Fields of an answer, in a HEADERS frame with flags.
     Fields(u8, &'static [(&'static str, &'static str)]),
     /// A part of an answer's body, with flags.
@@ -78,7 +78,7 @@ async fn play(mut frames: Frames, stream: u32, steps: &[Step]) -> Option<Frames>
 }
 
 /// An instance that answers each request with its body, and plays the steps for the one that meets its fault.
-async fn instance(steps: Vec<Step>, counts: Counts) -> Instance {
+pub(super) async fn instance(steps: Vec<Step>, counts: Counts) -> Instance {
     Instance::start(move |wire, _| {
         let (steps, counts) = (steps.clone(), counts.clone());
         async move {
