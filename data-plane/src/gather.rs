@@ -1,4 +1,4 @@
-//! All that an HTTP/2 connection writes in one turn, in one write.
+//! All that an HTTP/2 connection, to a client or to an instance, writes in one turn, in one write.
 //!
 //! h2 writes every piece of a body as soon as it has framed it, so that answers that are ready at the same moment are as
 //! many system calls. Here they come together until the connection's task has nothing more to say. To copy a kilobyte
@@ -32,6 +32,8 @@ struct Inner<T> {
     gathered: BytesMut,
     /// Whether the stream was written to since it was last flushed.
     unflushed: bool,
+    /// Whether something was read since that was last asked.
+    was_heard: bool,
 }
 
 impl<T> Clone for Gather<T> {
@@ -42,7 +44,12 @@ impl<T> Clone for Gather<T> {
 
 impl<T: Write + Unpin> Gather<T> {
     pub(crate) fn new(stream: T) -> Self {
-        Self(Rc::new(RefCell::new(Inner { stream, gathered: BytesMut::new(), unflushed: false })))
+        Self(Rc::new(RefCell::new(Inner {
+            stream,
+            gathered: BytesMut::new(),
+            unflushed: false,
+            was_heard: false,
+        })))
     }
 
     /// Writes out what was gathered.
@@ -51,6 +58,11 @@ impl<T: Write + Unpin> Gather<T> {
     /// The stream's.
     pub(crate) fn poll_write_out(&self, context: &mut Context<'_>) -> Poll<io::Result<()>> {
         self.0.borrow_mut().poll_write_out(context)
+    }
+
+    /// Whether something was read since this was last called.
+    pub(crate) fn take_heard(&self) -> bool {
+        std::mem::take(&mut self.0.borrow_mut().was_heard)
     }
 }
 
@@ -105,7 +117,10 @@ impl<T: Read + Unpin> Read for Gather<T> {
         context: &mut Context<'_>,
         buffer: ReadBufCursor<'_>,
     ) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.0.borrow_mut().stream).poll_read(context, buffer)
+        let mut inner = self.0.borrow_mut();
+        let read = Pin::new(&mut inner.stream).poll_read(context, buffer);
+        inner.was_heard |= read.is_ready();
+        read
     }
 }
 

@@ -16,14 +16,14 @@ use std::{
 use super::grpc_web::WebAnswer;
 use crate::{
     http1::{Step, UploadTask},
-    pool::{Http1, StreamPermit},
+    pool::{Http1, Http2Body},
     rule::TimeLimit,
     serve::{IdleTimer, RequestScope, Worker},
     table::{InFlight, Place},
 };
 use bytes::Bytes;
 use futures_util::FutureExt;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, Sleep, sleep_until, timeout};
 
 /// How much of an answer that nobody gets is read off, so that its connection can be used again.
@@ -98,11 +98,9 @@ pub(super) enum AnswerSource {
     },
     /// A stream of an HTTP/2 connection.
     Http2 {
-        incoming: Incoming,
+        body: Http2Body,
         /// How the client reads it, where that speaks gRPC-Web.
         web: Option<WebAnswer>,
-        /// Its place there, given back with the body.
-        _place: StreamPermit,
     },
 }
 
@@ -115,8 +113,8 @@ impl AnswerSource {
                 Ok(Step::End) => None,
                 Err(error) => Some(Err(AnswerFailure::Broken(error.into()))),
             },
-            Self::Http2 { incoming, web, .. } => {
-                let frame = ready!(Pin::new(incoming).poll_frame(context));
+            Self::Http2 { body, web } => {
+                let frame = ready!(Pin::new(body).poll_frame(context));
                 let frame = frame.map(|frame| frame.map_err(|error| AnswerFailure::Broken(error.into())));
                 match web {
                     Some(web) => frame.map(|frame| frame.map(|frame| web.frame(frame))),
@@ -160,7 +158,7 @@ impl AnswerSource {
     fn is_over(&self) -> bool {
         match self {
             Self::Http1 { connection, .. } => connection.connection.is_body_over(),
-            Self::Http2 { incoming, .. } => incoming.is_end_stream(),
+            Self::Http2 { body, .. } => body.is_end_stream(),
         }
     }
 
@@ -170,7 +168,7 @@ impl AnswerSource {
                 connection.connection.body_left().map_or_else(SizeHint::default, SizeHint::with_exact)
             }
             Self::Http2 { web: Some(_), .. } => SizeHint::default(),
-            Self::Http2 { incoming, .. } => incoming.size_hint(),
+            Self::Http2 { body, .. } => body.size_hint(),
         }
     }
 }

@@ -219,13 +219,14 @@ impl Draft {
     /// The request as an instance that speaks HTTP/2 gets it, in the clear or over TLS. `strip` bytes are cut from the
     /// path. `web` is what [`Self::make_grpc`] has said, where the instance speaks gRPC.
     pub(super) fn request(&mut self, strip: usize, tls: bool, web: Option<&GrpcWeb>) -> Request<RequestBody> {
-        let gate = self.gate();
         let body = RequestBody::new(self.body.clone());
         let is_text = web.is_some_and(|web| web.is_text);
         let mut request = Request::new(if is_text { body.decoded() } else { body });
         *request.method_mut() = self.method.clone();
-        // A copy is kept where it may be of use. A request that was never sent comes back in any case.
-        self.given = !self.method.is_idempotent() && self.body.is_some() || self.replay().body_begun;
+        // A copy is kept where it may be of use. A request that was never sent comes back in any case, and one that the
+        // instance refuses has had its body read, if it has one.
+        let is_final = !self.method.is_idempotent() && self.body.is_some();
+        self.given = is_final || self.replay().body_begun;
         *request.headers_mut() =
             if self.given { std::mem::take(&mut self.headers) } else { self.headers.clone() };
         *request.version_mut() = Version::HTTP_2;
@@ -234,13 +235,8 @@ impl Draft {
         if let Some(web) = web {
             web.request(request.headers_mut());
         }
-        if let Some(gate) = gate {
+        if let Some(gate) = self.gate() {
             gate.reset();
-            hyper::ext::on_informational(&mut request, move |answer| {
-                if answer.status() == http::StatusCode::CONTINUE {
-                    gate.open();
-                }
-            });
         }
         request
     }

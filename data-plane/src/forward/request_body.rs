@@ -265,6 +265,24 @@ impl RequestBody {
         Self { source, decoder: None, patience: None }
     }
 
+    /// Whether it waits for the instance to ask for it.
+    pub(crate) fn is_held_back(&self) -> bool {
+        self.source.as_ref().is_some_and(|source| source.is_held_back())
+    }
+
+    /// Notes that the instance has asked for it.
+    pub(crate) fn let_pass(&self) {
+        if let Some(gate) = self.source.as_ref().and_then(|source| source.gate.as_ref()) {
+            gate.open();
+        }
+    }
+
+    /// Whether the instance has answered without asking for it, so that it will never come.
+    pub(crate) fn is_unwanted(&self) -> bool {
+        let gate = self.source.as_ref().and_then(|source| source.gate.as_ref());
+        gate.is_some_and(|gate| gate.is_shut() && !gate.is_open())
+    }
+
     /// The same body, which comes as base64.
     pub(super) fn decoded(self) -> Self {
         Self { decoder: Some(Box::default()), ..self }

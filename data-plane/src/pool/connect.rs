@@ -35,7 +35,7 @@ pub(crate) enum ConnectError {
     Tls(HandshakeFailure),
     /// The instance does not begin HTTP/2.
     #[error("no HTTP/2 there: {0}")]
-    Handshake(hyper::Error),
+    Handshake(h2::Error),
     /// The service's policy allows no more.
     #[error("{0}")]
     Full(Full),

@@ -28,7 +28,7 @@ use tokio::sync::Notify;
 pub(crate) use self::{
     connect::{ConnectError, connect},
     http1::Http1,
-    http2::{SendError, StreamPermit},
+    http2::{Http2Body, SendError},
     terms::Full,
 };
 use self::{

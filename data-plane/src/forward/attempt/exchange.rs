@@ -93,24 +93,24 @@ impl Attempts<'_> {
         }
         let dialled = self.worker.pools.http2(endpoint, target.service).await;
         let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
-        let (mut connection, reused) = (dialled.connection, dialled.reused);
+        let (connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
         let speaks_grpc = endpoint.protocol() == Protocol::Grpc || self.rule.is_some_and(|rule| rule.grpc);
         let web = if speaks_grpc { draft.make_grpc() } else { None };
         let request = draft.request(target.strip, endpoint.tls().is_some(), web.as_ref());
-        let body = draft.body().cloned();
+        let source = draft.body().cloned();
         let is_sent = async || {
-            if let Some(body) = &body {
-                body.completed().await;
+            if let Some(source) = &source {
+                source.completed().await;
             }
         };
-        let sent = connection.send(request, self.response_limit(), is_sent).await;
+        let sent = connection.send(request, dialled.permit, self.response_limit(), is_sent).await;
         let response = sent.map_err(|error| Failed::of(classify(error, draft), &in_flight, reused))?;
         draft.answer_began(response.status());
-        let (mut parts, incoming) = response.into_parts();
+        let (mut parts, body) = response.into_parts();
         answered::check_head(&mut parts, false).map_err(|failure| Failed::of(failure, &in_flight, reused))?;
         let web = web.and_then(|web| web.answer(&mut parts.headers));
-        let source = AnswerSource::Http2 { incoming, web, _place: dialled.permit };
+        let source = AnswerSource::Http2 { body, web };
         Ok(Answered::of(parts, source, in_flight))
     }
 
@@ -146,7 +146,6 @@ fn classify(error: SendError, draft: &mut Draft) -> Failure {
         }
         SendError::Timeout => Failure::Timeout,
         SendError::Failed(error) if is_refusal(&error) => Failure::Refused,
-        SendError::Failed(error) if error.is_parse() => Failure::Protocol(error.to_string()),
         SendError::Failed(_) => Failure::Closed,
     }
 }
@@ -164,9 +163,7 @@ impl From<ExchangeError> for Failure {
 }
 
 /// Whether an HTTP/2 server says that it has not looked at a request (RFC 9113, section 8.7).
-fn is_refusal(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error);
-    let Some(error) = source.and_then(|source| source.downcast_ref::<h2::Error>()) else { return false };
+fn is_refusal(error: &h2::Error) -> bool {
     match error.reason() {
         Some(h2::Reason::REFUSED_STREAM) => error.is_reset(),
         Some(h2::Reason::NO_ERROR) => error.is_go_away() && error.is_remote(),

@@ -2,29 +2,46 @@
 //!
 //! Requests that come while a connection is being made wait for it instead of making their own. A further
 //! connection is made only when all carry as many streams as most servers allow.
+//!
+//! ```text
+//! request ─▶ exchange ─▶ h2 ◀─ driver ─▶ gathered writes ─▶ instance
+//!               │        ▲ │
+//!               └ upload ┘ └▶ body ─▶ client
+//! ```
+//!
+//! A request is sent by its own task, and so is its body until the answer begins; only a body that is on its way longer than
+//! that gets a task. Each connection has one task, which reads, writes and asks whether the instance is there ([`driver`]).
+//! h2 does the framing, the flow control and the checks of RFC 9113.
+//!
+//! Deliberately absent: server push, which is refused; extended `CONNECT`, for which WebSocket takes HTTP/1.1.
+
+mod body;
+mod driver;
+mod exchange;
+mod streams;
+#[cfg(test)]
+mod tests;
+mod upload;
 
 use std::{
-    cell::{Cell, RefCell},
+    cell::RefCell,
     rc::Rc,
     sync::Arc,
     time::{Duration, Instant},
 };
 
-use http::{Request, Response};
-use hyper::{
-    body::Incoming,
-    client::conn::{
-        TrySendError,
-        http2::{Builder, SendRequest},
-    },
-};
-use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::rt::TokioIo;
 use tokio::{sync::Notify, time::timeout_at};
 
+pub(crate) use self::{
+    body::Http2Body,
+    exchange::{Http2, SendError},
+    streams::StreamPermit,
+};
+use self::{driver::Dialect, streams::Load};
 use super::{ConnectError, connect, terms::Terms};
 use crate::{
-    forward::RequestBody,
-    serve::{LocalExecutor, ServeConfig},
+    serve::ServeConfig,
     table::{EndpointState, Place, Usage},
 };
 
@@ -32,39 +49,6 @@ use crate::{
 const STREAMS: u32 = 100;
 /// How many connections a request waits for, where each is closed or full by the time it is its turn.
 const DIALS: usize = 3;
-/// How often an instance is asked whether it is there, and how long it has to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(15);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// One HTTP/2 connection.
-#[derive(Clone)]
-pub(crate) struct Http2 {
-    sender: SendRequest<RequestBody>,
-    load: Rc<Load>,
-}
-
-/// Why a request has no answer.
-pub(crate) enum SendError {
-    /// Nothing of it was sent. The request comes back.
-    Unsent(Box<Request<RequestBody>>),
-    /// Something of it may have been sent.
-    Failed(hyper::Error),
-    /// No answer came in time.
-    Timeout,
-}
-
-/// How much a connection carries.
-struct Load {
-    streams: Cell<u32>,
-    /// When the last stream ended.
-    idle_since: Cell<Instant>,
-    /// The service's, which it counts on.
-    usage: Arc<Usage>,
-}
-
-/// A stream's place on a connection, given back when dropped.
-pub(crate) struct StreamPermit(Rc<Load>);
-
 /// A connection with a place on it, and whether it was there before.
 pub(crate) struct Dialled {
     pub(crate) connection: Http2,
@@ -89,18 +73,12 @@ struct Dialling {
 /// Begins HTTP/2 on sockets.
 #[derive(Clone)]
 pub(super) struct Dialler {
-    builder: Builder<LocalExecutor>,
+    dialect: Dialect,
 }
 
 impl Dialler {
     pub(super) fn new(config: &ServeConfig) -> Self {
-        let mut builder = Builder::new(LocalExecutor);
-        builder
-            .timer(TokioTimer::new())
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT)
-            .max_header_list_size(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX));
-        Self { builder }
+        Self { dialect: Dialect::new(u32::try_from(config.limits.header_bytes).unwrap_or(u32::MAX)) }
     }
 
     /// Makes a connection, with its place or the next one that comes back.
@@ -116,17 +94,16 @@ impl Dialler {
         };
         let tls = endpoint.tls().map(|tls| &**tls);
         let stream = connect(endpoint.address(), tls, true, terms.limit, terms.until).await?;
-        let begun = timeout_at(terms.until, self.builder.handshake(TokioIo::new(stream))).await;
-        let (sender, connection) =
+        let load = Load::new(Arc::clone(&terms.usage));
+        let begun = timeout_at(terms.until, self.dialect.begin(TokioIo::new(stream), load)).await;
+        let (connection, driver) =
             begun.map_err(|_| ConnectError::Timeout(terms.limit))?.map_err(ConnectError::Handshake)?;
         tokio::task::spawn_local(async move {
             // How it ended is told to the streams that it carries.
-            let _ = connection.await;
+            driver.await;
             drop(place);
         });
-        let usage = Arc::clone(&terms.usage);
-        let load = Load { streams: Cell::new(0), idle_since: Cell::new(Instant::now()), usage };
-        Ok(Http2 { sender, load: Rc::new(load) })
+        Ok(connection)
     }
 }
 
@@ -179,13 +156,12 @@ impl SharedHttp2 {
     /// A place on the connection that carries least, unless it is full and another one may be made.
     pub(super) fn place(&self, reused: bool, most: usize) -> Option<Dialled> {
         let mut connections = self.connections.borrow_mut();
-        connections.retain(|connection| !connection.sender.is_closed());
-        let least = connections.iter().min_by_key(|connection| connection.load.streams.get())?;
-        let full = least.load.streams.get() >= STREAMS;
+        connections.retain(Http2::is_open);
+        let least = connections.iter().min_by_key(|connection| connection.load().streams())?;
+        let full = least.load().streams() >= STREAMS;
         (!full || connections.len() >= most.max(1)).then(|| {
-            let load = Rc::clone(&least.load);
-            load.streams.set(load.streams.get() + 1);
-            Dialled { connection: least.clone(), permit: StreamPermit(load), reused }
+            let permit = StreamPermit::of(least.load());
+            Dialled { connection: least.clone(), permit, reused }
         })
     }
 
@@ -216,11 +192,10 @@ impl SharedHttp2 {
     /// the service.
     pub(super) fn close_idle(&self, now: Instant, limit: Duration) {
         self.connections.borrow_mut().retain(|connection| {
-            let load = &connection.load;
-            let is_over =
-                || load.usage.is_starved() || now.saturating_duration_since(load.idle_since.get()) >= limit;
-            let idle = load.streams.get() == 0 && is_over();
-            !idle && !connection.sender.is_closed()
+            let load = connection.load();
+            let is_over = || load.usage().is_starved() || load.idle_for(now) >= limit;
+            let idle = load.streams() == 0 && is_over();
+            !idle && connection.is_open()
         });
     }
 
@@ -228,46 +203,9 @@ impl SharedHttp2 {
     pub(super) fn give_up_idle(&self, usage: &Arc<Usage>) -> bool {
         let mut connections = self.connections.borrow_mut();
         let is_idle = |connection: &Http2| {
-            connection.load.streams.get() == 0 && Arc::ptr_eq(&connection.load.usage, usage)
+            connection.load().streams() == 0 && Arc::ptr_eq(connection.load().usage(), usage)
         };
         let found = connections.iter().position(is_idle);
         found.map(|at| connections.swap_remove(at)).is_some()
-    }
-}
-
-impl Http2 {
-    /// Sends a request and waits for the answer's head. `limit` counts from when `is_sent` says so.
-    pub(crate) async fn send(
-        &mut self,
-        request: Request<RequestBody>,
-        limit: Duration,
-        is_sent: impl AsyncFn(),
-    ) -> Result<Response<Incoming>, SendError> {
-        let answer = self.sender.try_send_request(request);
-        let late = async {
-            is_sent().await;
-            tokio::time::sleep(limit).await;
-        };
-        tokio::select! {
-            biased;
-            answered = answer => answered.map_err(SendError::from_hyper),
-            () = late => Err(SendError::Timeout),
-        }
-    }
-}
-
-impl SendError {
-    fn from_hyper(mut error: TrySendError<Request<RequestBody>>) -> Self {
-        match error.take_message() {
-            Some(request) => Self::Unsent(Box::new(request)),
-            None => Self::Failed(error.into_error()),
-        }
-    }
-}
-
-impl Drop for StreamPermit {
-    fn drop(&mut self) {
-        self.0.streams.set(self.0.streams.get() - 1);
-        self.0.idle_since.set(Instant::now());
     }
 }
