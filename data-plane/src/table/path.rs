@@ -35,7 +35,14 @@ pub enum PathError {
 /// It could mean something else to an instance.
 pub fn normalised(path: &str) -> Result<Cow<'_, str>, PathError> {
     let bytes = path.as_bytes();
-    if !bytes.iter().any(|byte| NOTABLE[usize::from(*byte)]) {
+    // A dot inside of a segment is nothing to look at: every gRPC service and most files have one.
+    let mut before = b'/';
+    let is_plain = bytes.iter().all(|byte| {
+        let is_inner_dot = *byte == b'.' && before != b'/';
+        before = *byte;
+        is_inner_dot || !NOTABLE[usize::from(*byte)]
+    });
+    if is_plain {
         return Ok(Cow::Borrowed(path));
     }
     let mut changed: Option<String> = None;
@@ -80,7 +87,7 @@ pub fn normalised(path: &str) -> Result<Cow<'_, str>, PathError> {
     if is_safe(&path) { Ok(path) } else { Err(PathError::DotSegment) }
 }
 
-/// The bytes that a path has to be looked at for.
+/// The bytes that a path has to be looked at for, the dot only where it begins a segment.
 const NOTABLE: [bool; 256] = {
     let mut notable = [false; 256];
     let mut byte = 0;
