@@ -39,7 +39,7 @@ use crate::{
 const FIRST_READ: usize = 8 * 1024;
 const LARGEST_READ: usize = 64 * 1024;
 /// Heads before that of the answer, beyond which an instance is taken to be out of its mind.
-const MOST_INTERIM: u32 = 32;
+pub(crate) const MOST_INTERIM: u32 = 32;
 
 /// A connection that carries at most one request at a time.
 pub(crate) struct Connection {

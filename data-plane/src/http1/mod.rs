@@ -25,7 +25,7 @@ mod upload;
 
 pub(crate) use self::{
     body::Step,
-    connection::{Connection, ExchangeError, ExchangeLimits, UploadTask},
+    connection::{Connection, ExchangeError, ExchangeLimits, MOST_INTERIM, UploadTask},
     request::{Head, Length},
     response::Answer,
     upload::Upload,

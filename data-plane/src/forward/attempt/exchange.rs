@@ -145,6 +145,7 @@ fn classify(error: SendError, draft: &mut Draft) -> Failure {
             Failure::Unsent
         }
         SendError::Timeout => Failure::Timeout,
+        SendError::Protocol(what) => Failure::Protocol(what.into()),
         SendError::Failed(error) if is_refusal(&error) => Failure::Refused,
         SendError::Failed(_) => Failure::Closed,
     }

@@ -10,7 +10,7 @@ use std::{
 
 use bytes::Bytes;
 use h2::{Reason, RecvStream};
-use http::{HeaderMap, header::CONTENT_LENGTH};
+use http::{HeaderMap, StatusCode, header::CONTENT_LENGTH, response::Parts};
 use hyper::body::{Body, Frame, SizeHint};
 
 use super::{
@@ -45,13 +45,15 @@ impl Http2Body {
     /// What follows a head. `upload` goes on beside it.
     pub(super) fn new(
         stream: RecvStream,
-        headers: &HeaderMap,
+        head: &Parts,
         upload: Option<Upload>,
         permit: StreamPermit,
     ) -> Self {
-        let is_over = stream.is_end_stream();
-        let (left, state) = match length(headers) {
-            None if is_over => (Some(0), State::Over),
+        // What comes after such a head all the same is dropped with the stream.
+        let has_none = matches!(head.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
+        let (left, state) = match length(&head.headers) {
+            length if has_none => (length.or(Some(0)), State::Over),
+            None if stream.is_end_stream() => (Some(0), State::Over),
             length => (length, State::Data),
         };
         let upload = upload.map(Upload::go_on);

@@ -15,7 +15,7 @@ use http::{HeaderValue, Method, Request, Response, StatusCode, header::CONTENT_L
 use hyper::body::Body;
 
 use super::{Http2Body, StreamPermit, streams::Load, upload::Upload};
-use crate::forward::RequestBody;
+use crate::{forward::RequestBody, http1::MOST_INTERIM};
 
 /// One HTTP/2 connection.
 #[derive(Clone)]
@@ -31,6 +31,8 @@ pub(crate) enum SendError {
     Unsent(Box<Request<RequestBody>>),
     /// Something of it may have been sent.
     Failed(h2::Error),
+    /// The answer breaks a rule of HTTP.
+    Protocol(&'static str),
     /// No answer came in time.
     Timeout,
 }
@@ -82,8 +84,8 @@ impl Http2 {
             answered = &mut exchange => answered,
             () = late => return Err(SendError::Timeout),
         };
-        let (parts, stream) = answered.map_err(SendError::Failed)?.into_parts();
-        let body = Http2Body::new(stream, &parts.headers, exchange.upload, permit);
+        let (parts, stream) = answered?.into_parts();
+        let body = Http2Body::new(stream, &parts, exchange.upload, permit);
         Ok(Response::from_parts(parts, body))
     }
 }
@@ -93,6 +95,8 @@ struct Exchange {
     answer: ResponseFuture,
     /// `None` once all was sent that will be.
     upload: Option<Upload>,
+    /// How many interim answers there were.
+    interim: u32,
 }
 
 impl Exchange {
@@ -103,34 +107,37 @@ impl Exchange {
         let is_whole = body.is_end_stream();
         let (answer, stream) = sender.send_request(head, is_whole).map_err(SendError::Failed)?;
         let upload = (!is_whole).then(|| Upload::new(sender, stream, body));
-        Ok(Self { answer, upload })
+        Ok(Self { answer, upload, interim: 0 })
     }
 }
 
 impl Future for Exchange {
-    type Output = Result<Response<h2::RecvStream>, h2::Error>;
+    type Output = Result<Response<h2::RecvStream>, SendError>;
 
     fn poll(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<Self::Output> {
-        let Self { answer, upload } = &mut *self;
-        if let Some(sending) = upload {
-            while sending.is_held_back()
-                && let Poll::Ready(Some(Ok(interim))) = answer.poll_informational(context)
+        let Self { answer, upload, interim } = &mut *self;
+        while let Poll::Ready(Some(Ok(head))) = answer.poll_informational(context) {
+            *interim += 1;
+            if *interim > MOST_INTERIM {
+                return Poll::Ready(Err(SendError::Protocol("it goes on with interim answers")));
+            }
+            if let Some(sending) = upload
+                && head.status() == StatusCode::CONTINUE
+                && sending.is_held_back()
             {
-                if interim.status() == StatusCode::CONTINUE {
-                    sending.let_pass();
-                }
+                sending.let_pass();
             }
         }
         // First: a stream that is refused leaves the body as it was.
         let answered = Pin::new(&mut *answer).poll(context);
         if answered.is_ready() {
-            return answered;
+            return answered.map_err(SendError::Failed);
         }
         let Some(sending) = upload else { return Poll::Pending };
         ready!(Pin::new(sending).poll(context));
         *upload = None;
         // The end of the body may have been the stream's.
-        Pin::new(answer).poll(context)
+        Pin::new(answer).poll(context).map_err(SendError::Failed)
     }
 }
 

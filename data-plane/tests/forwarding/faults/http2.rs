@@ -131,7 +131,6 @@ async fn a_stream_that_is_reset_is_no_answer() {
 }
 
 #[tokio::test]
-#[ignore = "hyper's client takes NO_ERROR for the end of an answer's body"]
 async fn no_error_is_no_end_of_an_answer() {
     each(vec![
         ("no error after the head", BreaksOff, vec![HEAD, ResetStream(NO_ERROR)]),
@@ -281,7 +280,6 @@ async fn answers_without_a_body_have_none() {
 }
 
 #[tokio::test]
-#[ignore = "the body goes to clients that speak HTTP/2"]
 async fn what_follows_an_answer_without_a_body_is_dropped() {
     each(vec![("204", Whole(204, ""), vec![Fields(0, &[(":status", "204")]), Data(END_STREAM, "ab")])]).await;
 }
@@ -293,7 +291,6 @@ async fn interim_answers_are_skipped() {
 }
 
 #[tokio::test]
-#[ignore = "hyper's client skips any number of interim answers"]
 async fn a_flood_of_interim_answers_is_no_answer() {
     each(vec![("a flood", PROTOCOL, [vec![HINTS; 3000], vec![HEAD, Data(END_STREAM, "ab")]].concat())]).await;
 }
