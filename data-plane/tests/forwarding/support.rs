@@ -34,7 +34,7 @@ use waypost_proxy::{
 };
 
 /// Nothing in these tests takes this long unless it hangs.
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(20);
 
 /// Waits for what must happen soon.
 pub(crate) async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {

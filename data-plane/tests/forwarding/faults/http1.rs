@@ -11,7 +11,7 @@ use waypost_proto::instance::Protocol;
 use super::{
     Counts, Got,
     Sees::{self, BreaksOff, Closed, Own, Whole},
-    Speaks, all_meet, answered, ask, impatient,
+    Speaks, all_meet, answered, ask, calm, impatient,
 };
 use crate::support::{Instance, Proxy, Wire, soon};
 
@@ -83,7 +83,7 @@ pub(super) async fn answer(wire: &mut Wire, head: &str, body: &[u8]) -> Option<(
 }
 
 async fn each(faults: Vec<(&'static str, Sees, Vec<Step>)>) {
-    all_meet(Protocol::Http1, faults, instance).await;
+    all_meet(Protocol::Http1, &calm(), faults, instance).await;
 }
 
 /// Faults that are one text.
@@ -219,7 +219,7 @@ async fn heads_are_bounded() {
 
 #[tokio::test]
 async fn an_instance_that_hangs_is_given_up() {
-    each(vec![
+    let faults = vec![
         ("before the head", TIMEOUT, vec![]),
         ("in the head", TIMEOUT, vec![Send("HTTP/1.1 200 OK\r\ncontent-len")]),
         ("after a 103", TIMEOUT, vec![Send(HINTS)]),
@@ -229,8 +229,8 @@ async fn an_instance_that_hangs_is_given_up() {
         ("before the last chunk", BreaksOff, vec![CHUNKED, Send("2\r\nab\r\n")]),
         ("in a body without a length", BreaksOff, vec![TO_THE_END, Send("ab")]),
         ("a slow drip of a head", TIMEOUT, vec![Send("HTTP/1.1 200 OK\r\na: "), Drip("b")]),
-    ])
-    .await;
+    ];
+    all_meet(Protocol::Http1, &impatient(), faults, instance).await;
 }
 
 #[tokio::test]
@@ -304,7 +304,7 @@ async fn what_comes_on_an_idle_connection_costs_nothing() {
     {
         let (counts, begin, done) = (Counts::default(), Arc::<Notify>::default(), Arc::<Notify>::default());
         let instance = idle(steps, counts.clone(), Arc::clone(&begin), Arc::clone(&done)).await;
-        let proxy = Proxy::new(impatient(), &[instance.address]);
+        let proxy = Proxy::new(calm(), &[instance.address]);
         for number in 0..4 {
             let got = soon("an answer", ask(proxy.address, Speaks::Http1, "POST", number)).await;
             assert_eq!(got, answered(number));
@@ -333,7 +333,7 @@ async fn an_answer_to_head_has_no_body_whatever_it_says() {
         for speaks in [Speaks::Http1, Speaks::Http2] {
             let counts = Counts::default();
             let instance = instance(vec![Send(text)], counts.clone()).await;
-            let proxy = Proxy::new(impatient(), &[instance.address]);
+            let proxy = Proxy::new(calm(), &[instance.address]);
             counts.armed.store(true, Ordering::SeqCst);
             let got = soon("an answer", ask(proxy.address, speaks, "HEAD", 1)).await;
             assert_eq!(got, Got::Whole { status: 200, reason: None, body: String::new() }, "{text:?}");

@@ -2,12 +2,13 @@
 
 use std::sync::atomic::Ordering;
 
+use futures_util::future::join_all;
 use waypost_proto::instance::Protocol;
 
 use super::{
     Counts, Got,
     Sees::{self, BreaksOff, Closed, Own, Refused, Whole},
-    Speaks, all_meet, answered, ask,
+    Speaks, all_meet, answered, ask, calm,
     frames::*,
     impatient,
 };
@@ -97,7 +98,7 @@ pub(super) async fn instance(steps: Vec<Step>, counts: Counts) -> Instance {
 }
 
 async fn each(faults: Vec<(&'static str, Sees, Vec<Step>)>) {
-    all_meet(Protocol::Http2, faults, instance).await;
+    all_meet(Protocol::Http2, &calm(), faults, instance).await;
 }
 
 const PROTOCOL: Sees = Own(502, "upstream_protocol");
@@ -260,13 +261,13 @@ async fn what_is_no_http2_ends_the_connection() {
 
 #[tokio::test]
 async fn an_instance_that_hangs_is_given_up() {
-    each(vec![
+    let faults = vec![
         ("before the head", TIMEOUT, vec![]),
         ("after a 103", TIMEOUT, vec![HINTS]),
         ("after the head", BreaksOff, vec![HEAD]),
         ("in the body", BreaksOff, vec![HEAD, Data(0, "ab")]),
-    ])
-    .await;
+    ];
+    all_meet(Protocol::Http2, &impatient(), faults, instance).await;
 }
 
 #[tokio::test]
@@ -307,7 +308,7 @@ async fn a_connection_that_ends_while_idle_costs_nothing() {
     ] {
         let counts = Counts::default();
         let instance = instance(steps, counts.clone()).await;
-        let proxy = Proxy::speaking(Protocol::Http2, impatient(), &[instance.address]);
+        let proxy = Proxy::speaking(Protocol::Http2, calm(), &[instance.address]);
         counts.armed.store(true, Ordering::SeqCst);
         let empty = Got::Whole { status: 200, reason: None, body: String::new() };
         assert_eq!(soon(what, ask(proxy.address, Speaks::Http1, "POST", 1)).await, empty, "{what}");
@@ -332,7 +333,7 @@ async fn an_instance_that_never_takes_the_body_is_given_up() {
         })
         .await;
         let proxy = Proxy::speaking(Protocol::Http2, impatient(), &[instance.address]);
-        for speaks in [Speaks::Http1, Speaks::Http2] {
+        let asked = [Speaks::Http1, Speaks::Http2].map(async |speaks| {
             match soon("an end", ask(proxy.address, speaks, "POST", 1)).await {
                 Got::Whole { status: 504, reason, .. } => {
                     assert_eq!(reason.as_deref(), Some("upstream_timeout"));
@@ -340,7 +341,8 @@ async fn an_instance_that_never_takes_the_body_is_given_up() {
                 // A client that speaks HTTP/1.1 is cut off where nothing moves.
                 got => assert_eq!((got, speaks), (Got::BrokenOff, Speaks::Http1)),
             }
-        }
+        });
+        join_all(asked).await;
         proxy.until_in_flight(instance.address, 0).await;
     }
 }

@@ -12,13 +12,12 @@ use waypost_proto::{
     instance::Protocol,
     v1::{TrafficEntry, TrafficRetry},
 };
-use waypost_proxy::serve::ServeConfig;
 
-use super::{Counts, Got, Speaks, ask, frames::*};
+use super::{Counts, Got, Speaks, ask, calm, frames::*};
 use crate::{
     http2::Http2Instance,
     policy::{UNAVAILABLE, policy, retry},
-    support::{Instance, Proxy, hasty, nobody, soon},
+    support::{Instance, Proxy, nobody, soon},
 };
 
 /// A policy whose budget has these, and that has requests tried again upon 503.
@@ -58,7 +57,7 @@ async fn a_service_that_fails_gets_a_fifth_more_requests_than_clients_send() {
                 instances.push(failing(text, counts.clone()).await);
             }
             let addresses: Vec<SocketAddr> = instances.iter().map(|instance| instance.address).collect();
-            let mut proxy = Proxy::new(ServeConfig::default(), &addresses);
+            let mut proxy = Proxy::new(calm(), &addresses);
             proxy.declare(policy(budget(percent, minimum)));
             let mut client = proxy.client().await;
             let begun = Instant::now();
@@ -81,7 +80,7 @@ async fn a_service_that_is_gone_gets_no_storm_of_connections() {
     const REQUESTS: usize = 300;
     let gone = [nobody().await, nobody().await, nobody().await];
     for protocol in [Protocol::Http1, Protocol::Http2] {
-        let mut proxy = Proxy::speaking(protocol, ServeConfig::default(), &gone);
+        let mut proxy = Proxy::speaking(protocol, calm(), &gone);
         proxy.declare(policy(budget(Some(20), Some(0))));
         let begun = Instant::now();
         for number in 0..REQUESTS {
@@ -122,27 +121,22 @@ async fn silent() -> (SocketAddr, impl Sized) {
 async fn what_was_never_sent_is_sent_again_without_a_budget() {
     const REQUESTS: usize = 200;
     let (one, _held) = silent().await;
+    let mut config = calm();
+    config.timeouts.connect = Duration::from_secs(1);
     let http1 = Instance::mirror().await;
     let http2 = Http2Instance::mirror().await;
     for (protocol, up) in [(Protocol::Http1, http1.address), (Protocol::Http2, http2.address)] {
         for method in ["GET", "POST"] {
-            let mut proxy = Proxy::speaking(protocol, hasty_connects(), &[one, up]);
+            let mut proxy = Proxy::speaking(protocol, config.clone(), &[one, up]);
             proxy.declare(policy(budget(Some(0), Some(0))));
             let clients = (0..REQUESTS).map(|number| ask(proxy.address, Speaks::Http1, method, number));
             for got in soon("the answers", join_all(clients)).await {
                 assert!(matches!(got, Got::Whole { status: 200, .. }), "{got:?}");
             }
-            assert!(counted(&proxy, "waypost_upstream_connect_failures_total") > 10, "many were under way");
+            assert!(counted(&proxy, "waypost_upstream_connect_failures_total") > 1, "some were under way");
             assert_eq!(counted(&proxy, "waypost_upstream_retries_refused_total"), 0);
         }
     }
-}
-
-/// As in [`hasty`], but with all the time for answers.
-fn hasty_connects() -> ServeConfig {
-    let mut config = ServeConfig::default();
-    config.timeouts.connect = hasty().timeouts.connect;
-    config
 }
 
 /// An instance that refuses each stream.
@@ -166,7 +160,7 @@ async fn a_refused_stream_is_sent_again_once_without_a_budget() {
     let [one, other, third] =
         [refusing(counts.clone()).await, refusing(counts.clone()).await, refusing(counts.clone()).await];
     let addresses = [one.address, other.address, third.address];
-    let mut proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &addresses);
+    let mut proxy = Proxy::speaking(Protocol::Http2, calm(), &addresses);
     proxy.declare(policy(budget(Some(0), Some(0))));
     for number in 1..=20 {
         let got = soon("an answer", ask(proxy.address, Speaks::Http1, "GET", number)).await;
@@ -180,7 +174,7 @@ async fn a_post_without_a_body_that_was_refused_is_sent_again() {
     let (counts, answering) = (Counts::default(), Counts::default());
     let one = refusing(counts.clone()).await;
     let other = super::http2::instance(Vec::new(), answering.clone()).await;
-    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[one.address, other.address]);
+    let proxy = Proxy::speaking(Protocol::Http2, calm(), &[one.address, other.address]);
     let empty = Got::Whole { status: 200, reason: None, body: String::new() };
     for _ in 0..6 {
         let got = soon("an answer", super::ask_with(proxy.address, Speaks::Http2, "POST", 1, "")).await;

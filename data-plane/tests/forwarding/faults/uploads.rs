@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
+use futures_util::future::join_all;
 use waypost_proto::instance::Protocol;
 
-use super::{Counts, Got, Speaks, answered, ask, ask_with, http1::answer, impatient};
+use super::{Counts, Got, Speaks, answered, ask, ask_with, calm, http1::answer, impatient};
 use crate::support::{Instance, Proxy, Wire, field, soon};
 
 /// As much as is read of a body that nobody wants.
@@ -62,7 +63,7 @@ async fn an_answer_before_the_body_reaches_the_client() {
             for speaks in [Speaks::Http1, Speaks::Http2] {
                 let counts = Counts::default();
                 let instance = early(text, then, counts.clone()).await;
-                let proxy = Proxy::new(impatient(), &[instance.address]);
+                let proxy = Proxy::new(calm(), &[instance.address]);
                 counts.armed.store(true, Ordering::SeqCst);
                 let got =
                     soon("an answer", ask_with(proxy.address, speaks, "POST", 1, vec![b'x'; SOME])).await;
@@ -87,12 +88,13 @@ async fn an_instance_that_never_takes_the_body_is_given_up() {
     })
     .await;
     let proxy = Proxy::speaking(Protocol::Http1, impatient(), &[instance.address]);
-    for speaks in [Speaks::Http1, Speaks::Http2] {
+    let asked = [Speaks::Http1, Speaks::Http2].map(async |speaks| {
         match soon("an end", ask_with(proxy.address, speaks, "POST", 1, vec![b'x'; LARGE])).await {
             Got::Whole { status: 504, reason, .. } => assert_eq!(reason.as_deref(), Some("upstream_timeout")),
             // A client that speaks HTTP/1.1 is cut off where nothing moves.
             got => assert_eq!((got, speaks), (Got::BrokenOff, Speaks::Http1)),
         }
-    }
+    });
+    join_all(asked).await;
     proxy.until_in_flight(instance.address, 0).await;
 }
