@@ -81,7 +81,8 @@ pub struct Args {
     /// The most requests that may be under way in this proxy; 0 means any number
     #[arg(long, env = "WAYPOST_MAX_REQUESTS", value_name = "N", default_value_t = 100_000, value_parser = clap::value_parser!(u64).range(0..=100_000_000))]
     pub max_requests: u64,
-    /// How far behind a thread may be with its work before it refuses requests; 0 means as far as it likes
+    /// How far behind a thread may be with its work before it refuses requests of low priority, and at five times that of
+    /// normal priority; 0 means as far as it likes
     #[arg(long, env = "WAYPOST_MAX_DELAY", value_name = "DURATION", default_value = "100ms", value_parser = duration)]
     pub max_delay: Duration,
     /// How many further instances a request may try where that is safe

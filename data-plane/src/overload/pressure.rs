@@ -4,7 +4,8 @@
 //! A timer fires as late as what was ready before it takes. That it is late once says nothing (a burst, a neighbour on
 //! the machine): what counts is the **least** lateness of an interval, as in CoDel (RFC 8289). Where even that is above
 //! the target there is a queue that stays. Then more is refused with each interval; and less with each one in which it
-//! was below half of the target.
+//! was below half of the target. Requests of normal priority are refused only from five times the target on: a busy
+//! neighbour on the machine makes a timer late as well, and nobody wants to lose requests to that.
 //!
 //! ```text
 //! level   0    1    2    3    4    5    …   11
@@ -25,6 +26,8 @@ const INTERVAL: Duration = Duration::from_millis(500);
 const TICKS: u32 = 3;
 /// All of low priority, and 7/8 of normal priority.
 const HIGHEST: u8 = 11;
+/// How many times the target is too late for requests of normal priority.
+const URGENT: u32 = 5;
 /// The level up to which requests of low priority alone are refused.
 const LOW_ONLY: u8 = 4;
 /// How the level rises and falls with an interval: from anything to nothing in two seconds.
@@ -52,8 +55,11 @@ impl Pressure {
         if ticks < TICKS || now.saturating_sub(self.began) < INTERVAL {
             return Self { least, ticks, ..self };
         }
-        let level = if least > target {
+        let level = if least > target * URGENT {
             (self.level + UP).min(HIGHEST)
+        } else if least > target {
+            // Towards where all of low priority is refused, from below and from above.
+            (self.level + UP).min(LOW_ONLY.max(self.level.saturating_sub(1)))
         } else if least * 2 < target {
             self.level.saturating_sub(DOWN)
         } else {
@@ -99,7 +105,7 @@ mod tests {
         let (mut pressure, mut now) = (Pressure::default(), 1000 * MS);
         let mut seen = Vec::new();
         for _ in 0..10 {
-            pressure = ticks(pressure, &mut now, 3, 150 * MS);
+            pressure = ticks(pressure, &mut now, 3, 550 * MS);
             seen.push(Priority::ALL.map(|priority| pressure.share(priority)));
         }
         assert_eq!(seen[..4], [[4, 0, 0], [8, 0, 0], [8, 2, 0], [8, 4, 0]]);
@@ -107,9 +113,20 @@ mod tests {
     }
 
     #[test]
+    fn below_five_times_the_target_low_priority_alone_is_refused_from_either_side() {
+        let (mut pressure, mut now) = (Pressure::default(), 1000 * MS);
+        pressure = ticks(pressure, &mut now, 100, 450 * MS);
+        assert_eq!(Priority::ALL.map(|priority| pressure.share(priority)), [8, 0, 0]);
+        pressure = ticks(pressure, &mut now, 100, 550 * MS);
+        assert_eq!(Priority::ALL.map(|priority| pressure.share(priority)), [8, 7, 0]);
+        pressure = ticks(pressure, &mut now, 100, 450 * MS);
+        assert_eq!(Priority::ALL.map(|priority| pressure.share(priority)), [8, 0, 0]);
+    }
+
+    #[test]
     fn after_two_seconds_without_delay_nothing_is_refused() {
         let (mut pressure, mut now) = (Pressure::default(), 1000 * MS);
-        pressure = ticks(pressure, &mut now, 100, 500 * MS);
+        pressure = ticks(pressure, &mut now, 100, 600 * MS);
         assert_eq!(pressure.level(), HIGHEST);
         let begun = now;
         while pressure.level() > 0 {

@@ -193,6 +193,8 @@ mod tests {
         late(4, 2 * LIMITS.delay);
         assert_eq!(passing(), [40, 80, 80]);
         late(100, 2 * LIMITS.delay);
+        assert_eq!(passing(), [0, 80, 80]);
+        late(100, 6 * LIMITS.delay);
         assert_eq!(passing(), [0, 10, 80]);
         late(200, Duration::ZERO);
         assert_eq!(passing(), [80; 3]);
