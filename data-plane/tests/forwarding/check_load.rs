@@ -43,6 +43,7 @@ async fn endpoints() -> (Vec<SocketAddr>, Arc<Vec<AtomicUsize>>) {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[expect(clippy::print_stdout, reason = "the load is stated, for those who ask for the output")]
 async fn a_thousand_endpoints_behind_twenty_proxies_get_one_check_in_an_interval_from_each() {
     let (addresses, counts) = endpoints().await;
     let check = ActiveHealthCheck {
