@@ -140,6 +140,7 @@ async fn metrics(State(admin): State<Admin>) -> Response {
         control.endpoints_ejected.set(gauge(census.ejected));
         control.endpoints_ill.set(gauge(census.ill));
         control.services_panicking.set(gauge(census.panicking));
+        control.breakers_open.set(gauge(census.breakers_open));
     }
     ([(CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render()).into_response()
 }

@@ -102,6 +102,7 @@ pub struct Worker {
     hedges: Count,
     hedges_won: Count,
     hedges_refused: Count,
+    breakers_opened: Count,
     mirrored: [Count; Mirrored::ALL.len()],
     shed: [[Count; overload::Cause::ALL.len()]; Priority::ALL.len()],
     /// Not a count: the level of now.
@@ -215,6 +216,11 @@ impl Worker {
         self.hedges_refused.add(1);
     }
 
+    /// A service's circuit breaker has opened.
+    pub(crate) fn breaker_opened(&self) {
+        self.breakers_opened.add(1);
+    }
+
     /// A copy of a request is done with.
     pub fn mirrored(&self, outcome: Mirrored) {
         self.mirrored[outcome as usize].add(1);
@@ -305,6 +311,8 @@ pub struct Control {
     pub endpoints_ill: IntGauge,
     /// Services of which so few endpoints are well that all take requests.
     pub services_panicking: IntGauge,
+    /// Services whose circuit breaker is open or half-open.
+    pub breakers_open: IntGauge,
     /// Full snapshots applied.
     pub snapshots: IntCounter,
     /// Deltas applied.
@@ -359,6 +367,10 @@ impl Control {
             services_panicking: gauge(
                 "waypost_services_panicking",
                 "Services of which so few endpoints are well that all take requests.",
+            ),
+            breakers_open: gauge(
+                "waypost_breakers_open",
+                "Services whose circuit breaker is open or half-open.",
             ),
             snapshots: counter("waypost_snapshots_applied_total", "Full snapshots applied."),
             deltas: counter("waypost_deltas_applied_total", "Deltas applied."),

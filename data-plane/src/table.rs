@@ -21,6 +21,7 @@ mod routes;
 mod services;
 mod shared;
 mod since;
+mod standing;
 mod traffic;
 mod update;
 mod usage;
@@ -52,6 +53,7 @@ pub use self::{
     preview::PreviewError,
     services::{Member, ServiceTable},
     shared::{NotKept, Served, SharedTable, TableReader},
+    standing::{Limited, ServiceStanding},
     traffic::Traffic,
     update::{Compiler, Source},
 };

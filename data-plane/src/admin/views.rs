@@ -14,7 +14,7 @@ use crate::{
     overload::Priority,
     serve::{Listening, PortState},
     subscription::StatusView,
-    table::{Edge, Member, ServiceTable, Table},
+    table::{Edge, Member, ServiceStanding, ServiceTable, Table},
 };
 
 #[derive(Serialize)]
@@ -67,6 +67,8 @@ struct ServiceBody {
     /// Where a limit follows how long answers take.
     #[serde(skip_serializing_if = "Option::is_none")]
     concurrency: Option<ConcurrencyBody>,
+    #[serde(flatten)]
+    standing: ServiceStanding,
     endpoints: Vec<EndpointBody>,
 }
 
@@ -78,7 +80,8 @@ impl ServiceBody {
         let panic = service.endpoints().panics();
         let concurrency = service.concurrency();
         let concurrency = concurrency.map(|(limit, under_way)| ConcurrencyBody { limit, under_way });
-        Self { service: service.key().to_string(), balancer, panic, concurrency, endpoints }
+        let (service, standing) = (service.key().to_string(), ServiceStanding::of(service));
+        Self { service, balancer, panic, concurrency, standing, endpoints }
     }
 }
 

@@ -1,4 +1,4 @@
-//! How many endpoints of a table are passed over just now, for metrics.
+//! How many endpoints of a table are passed over just now, and how many services left alone, for metrics.
 
 use super::{Heed, Standing};
 use crate::table::Table;
@@ -12,6 +12,8 @@ pub(crate) struct Census {
     pub(crate) ill: usize,
     /// Services whose endpoints all take requests, as too few are well.
     pub(crate) panicking: usize,
+    /// Services whose circuit breaker is not closed.
+    pub(crate) breakers_open: usize,
 }
 
 impl Census {
@@ -19,6 +21,7 @@ impl Census {
     pub(crate) fn of(table: &Table) -> Self {
         let mut census = Self::default();
         for service in table.services() {
+            census.breakers_open += usize::from(service.open_for().is_some());
             let heed = service.traffic().map(|traffic| traffic.health.heed()).unwrap_or_default();
             if heed == Heed::default() {
                 continue;

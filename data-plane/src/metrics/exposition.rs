@@ -94,6 +94,11 @@ impl Sums<'_> {
                 "Second requests not sent because of the service's retry budget or a limit of its policy.",
                 |worker| &worker.hedges_refused,
             ),
+            self.counter(
+                "waypost_breakers_opened_total",
+                "Times that too many requests to a service failed and its circuit breaker opened.",
+                |worker| &worker.breakers_opened,
+            ),
             self.mirrored(),
             self.shed(),
             gauge(

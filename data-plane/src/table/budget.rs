@@ -78,6 +78,12 @@ impl RetryBudget {
         taken
     }
 
+    /// How many retries there are now. Counts requests as [`Self::withdraw`] does.
+    pub(super) fn left(&self, allowance: RetryAllowance, now: u64, begun: impl FnOnce() -> u64) -> u64 {
+        self.deposit(allowance, now, begun);
+        u64::try_from(self.balance.load(Ordering::Relaxed) / RETRY).unwrap_or(0)
+    }
+
     /// Takes note of a retry that costs nothing, so that it does not count as a request that earns something.
     pub(super) fn note_free(&self) {
         self.granted.fetch_add(1, Ordering::Relaxed);

@@ -6,7 +6,7 @@ use waypost_proto::{instance::Endpoint, name::ServiceKey};
 
 use super::{
     breaker::{Admission, Breaker},
-    budget::RetryBudget,
+    budget::{RetryAllowance, RetryBudget},
     concurrency::{Limiter, Turn},
     declared::Subset,
     endpoints::{EndpointSet, EndpointState, now},
@@ -156,8 +156,7 @@ impl ServiceTable {
     pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
         let Some(traffic) = &self.traffic else { return Ok(Admission::Closed) };
         if let Some(most) = traffic.most_requests {
-            let under_way: u64 = self.members.iter().map(|member| member.state.load()).sum();
-            if under_way >= most {
+            if self.under_way() >= most {
                 return Err(Refusal::Full(most));
             }
         }
@@ -178,15 +177,27 @@ impl ServiceTable {
         self.limiter.as_ref().map(|limiter| limiter.shown())
     }
 
-    /// Says whether a request that was admitted has failed.
-    pub(crate) fn report(&self, admitted: Admission, failed: impl FnOnce() -> bool) {
-        let Some(trip) = self.traffic.as_ref().and_then(|traffic| traffic.trip) else { return };
-        if self.breaker.report(trip, admitted, failed(), now()) {
+    /// Says whether a request that was admitted has failed. Answers whether the breaker opens by it.
+    pub(crate) fn report(&self, admitted: Admission, failed: impl FnOnce() -> bool) -> bool {
+        let Some(trip) = self.traffic.as_ref().and_then(|traffic| traffic.trip) else { return false };
+        let opens = self.breaker.report(trip, admitted, failed(), now());
+        if opens {
             tracing::warn!(service = %self.key, "too many requests failed: the circuit breaker opens");
         }
+        opens
     }
 
-    /// For how long its breaker stays open; `None` where it is closed.
+    /// Requests under way to its instances.
+    pub(super) fn under_way(&self) -> u64 {
+        self.members.iter().map(|member| member.state.load()).sum()
+    }
+
+    /// How many requests may be sent again now, by the budget.
+    pub(super) fn retries_left(&self, now: u64) -> u64 {
+        self.retries.left(self.retry_allowance(), now, || self.begun())
+    }
+
+    /// For how long its breaker stays open; zero where the next request tries; `None` where it is closed.
     pub fn open_for(&self) -> Option<Duration> {
         self.traffic.as_ref()?.trip?;
         self.breaker.open_for(now())
@@ -199,16 +210,22 @@ impl ServiceTable {
         let most = traffic.and_then(|traffic| traffic.most_retries);
         let taken = most.map(|most| self.usage.take(Use::Retry, Some(most)).ok_or(NoRetry::Full(most)));
         let place = taken.transpose()?;
-        let allowance = traffic.map(|traffic| traffic.retry_allowance).unwrap_or_default();
-        let granted = self.retries.withdraw(allowance, now(), || {
-            self.members.iter().map(|member| u64::from(member.state.begun())).sum()
-        });
+        let granted = self.retries.withdraw(self.retry_allowance(), now(), || self.begun());
         if granted { Ok(place) } else { Err(NoRetry::Budget) }
     }
 
     /// Notes that a request is sent again without [asking](Self::retry), so that it does not earn what others need.
     pub(crate) fn note_free_retry(&self) {
         self.retries.note_free();
+    }
+
+    fn retry_allowance(&self) -> RetryAllowance {
+        self.traffic.as_ref().map(|traffic| traffic.retry_allowance).unwrap_or_default()
+    }
+
+    /// How many requests to its instances have begun.
+    fn begun(&self) -> u64 {
+        self.members.iter().map(|member| u64::from(member.state.begun())).sum()
     }
 
     fn place(&self, id: &str) -> Result<usize, usize> {

@@ -11,9 +11,12 @@ use waypost_proto::{
     time::wire_duration,
     v1::{CircuitBreaker, DeclaredEntry, TrafficEntry, TrafficRetry, TrafficTimeouts, declared_entry::Kind},
 };
-use waypost_proxy::serve::ServeConfig;
+use waypost_proxy::{
+    serve::ServeConfig,
+    table::{Limited, ServiceStanding},
+};
 
-use crate::support::{Client, Instance, Proxy, Response, api};
+use crate::support::{Client, Instance, Proxy, Response, api, until};
 
 pub(crate) const SHORT: Duration = Duration::from_millis(200);
 pub(crate) const LONG: Duration = Duration::from_secs(60);
@@ -140,6 +143,10 @@ async fn a_tripped_breaker_comes_back_by_single_requests() {
     for _ in 0..3 {
         assert_eq!(told(&send(&proxy, GET).await), (503, None), "the instance's own answer");
     }
+    let breaker = || ServiceStanding::of(proxy.table().service(&api()).expect("it is there")).breaker;
+    let tripped = breaker().expect("one is declared");
+    assert!(tripped.starts_with("open for another") || tripped.starts_with("half-open"), "{tripped}");
+    assert!(proxy.metrics.render().contains("waypost_breakers_opened_total 1"));
     let mut refused = 0;
     // The fourth failure is that of the single request that tries; the fifth request closes it.
     while seen.load(Ordering::SeqCst) < 5 {
@@ -158,4 +165,32 @@ async fn a_tripped_breaker_comes_back_by_single_requests() {
     for _ in 0..5 {
         assert_eq!(send(&proxy, GET).await.status, 200);
     }
+    assert_eq!(breaker().as_deref(), Some("closed"));
+}
+
+#[tokio::test]
+async fn what_a_policy_allows_is_shown_with_what_is_used_of_it() {
+    let instance =
+        Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} }).await;
+    let limits = CircuitBreaker { max_requests: 7, max_connections: 5, ..CircuitBreaker::default() };
+    let budget = TrafficRetry {
+        budget_percent: Some(0),
+        budget_minimum_per_second: Some(2),
+        ..TrafficRetry::default()
+    };
+    let entry =
+        TrafficEntry { circuit_breaker: Some(limits), retry: Some(budget), ..TrafficEntry::default() };
+    let proxy = with_policy(&[&instance], entry);
+    let mut client = proxy.client().await;
+    client.send(GET).await;
+    let limit = |limit, used, most| Limited { limit, used, most };
+    let used = [limit("maxRequests", 1, 7), limit("maxConnections", 1, 5)];
+    let shown = || ServiceStanding::of(proxy.table().service(&api()).expect("it is there"));
+    until("a request and its connection", || shown().limits == used).await;
+    let shown = shown();
+    assert_eq!(
+        (shown.retries_left, shown.breaker),
+        (20, None),
+        "ten seconds' worth, and no breaker is declared"
+    );
 }

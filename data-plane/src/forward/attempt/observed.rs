@@ -57,15 +57,17 @@ impl<'a> Observed<'a> {
                 let failed = || is_failure(answered.status(), answered.headers());
                 turn.answered(failed);
                 self.measure.answered(answered.status(), answered.headers());
-                target.service.report(by_breaker, failed);
+                if target.service.report(by_breaker, failed) {
+                    metrics.breaker_opened();
+                }
                 self.watch.answered(answered, metrics);
                 answered.in_flight().endpoint().report_success();
             }
             Err(Failed { failure, endpoint, reused }) => {
                 self.measure.failed(failure, *reused);
                 turn.failed(matches!(failure, Failure::Timeout | Failure::Late));
-                if failure.is_the_servers(*reused) {
-                    target.service.report(by_breaker, || true);
+                if failure.is_the_servers(*reused) && target.service.report(by_breaker, || true) {
+                    metrics.breaker_opened();
                 }
                 self.watch.failed(endpoint, failure, *reused, metrics);
                 if matches!(failure, Failure::Connect(_)) || (matches!(failure, Failure::Closed) && !reused) {

@@ -12,7 +12,7 @@ use super::{
 };
 use crate::{
     rule::cors,
-    table::{EndpointSet, Member, ServiceTable, Table, Target},
+    table::{EndpointSet, Member, ServiceStanding, ServiceTable, Table, Target},
 };
 
 /// Why a request goes where it goes.
@@ -238,6 +238,9 @@ pub struct BackendReport {
     /// Who chooses among its instances; absent where there is no such service.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub balancer: Option<&'static str>,
+    /// How the service stands at this proxy.
+    #[serde(flatten)]
+    pub standing: Option<ServiceStanding>,
     /// The service's instances.
     pub endpoints: Vec<EndpointReport>,
 }
@@ -264,6 +267,7 @@ impl BackendReport {
             problem,
             filters: backend.filters.clone(),
             balancer: found.as_ref().map(|found| found.endpoints.balancer().name()),
+            standing: found.as_ref().map(|found| ServiceStanding::of(found.service)),
             endpoints: found
                 .map(|found| EndpointReport::all(found.service, found.endpoints))
                 .unwrap_or_default(),
@@ -284,6 +288,8 @@ pub struct EndpointReport {
     pub selected: bool,
     /// Its weight.
     pub weight: u16,
+    /// How much of the share that its weight gives it it gets, in percent: less while it is busy.
+    pub share_percent: u8,
     /// Requests in flight to it from this proxy.
     pub in_flight: u64,
     /// What least-request balancing compares: requests in flight for each unit of weight; less is better.
@@ -308,6 +314,7 @@ impl EndpointReport {
                 state: endpoint.state.as_str_name().trim_start_matches("INSTANCE_STATE_"),
                 selected: selected.members().iter().any(|member| member.id() == state.id()),
                 weight: endpoint.weight,
+                share_percent: endpoint.share.as_percent(),
                 in_flight,
                 score: in_flight as f64 / f64::from(endpoint.weight.max(1)),
                 latency_ms: state.latency().map(|latency| latency.as_secs_f64() * 1e3),
@@ -330,6 +337,9 @@ pub struct RouteReport {
     pub path: String,
     /// Who chooses among its instances.
     pub balancer: &'static str,
+    /// How the service stands at this proxy.
+    #[serde(flatten)]
+    pub standing: ServiceStanding,
     /// The service's instances.
     pub endpoints: Vec<EndpointReport>,
 }
@@ -343,6 +353,7 @@ impl RouteReport {
             service: target.service.key().to_string(),
             path: format!("{slash}{rest}"),
             balancer: target.endpoints.balancer().name(),
+            standing: ServiceStanding::of(target.service),
             endpoints: EndpointReport::all(target.service, target.endpoints),
         }
     }

@@ -62,6 +62,7 @@ fn head(explanation: &Value, asked: Option<u64>, colour: bool) -> String {
         ("service", "service"),
         ("forwarded", "path"),
         ("balancer", "balancer"),
+        ("breaker", "breaker"),
     ] {
         if !text(&outcome[field]).is_empty() {
             pairs.push((name, text(&outcome[field]).into()));
@@ -166,6 +167,9 @@ fn backend(said: &mut String, backend: &Value, colour: bool) {
     if let Some(balancer) = backend["balancer"].as_str() {
         let _ = write!(title, ", balanced by {balancer}");
     }
+    if let Some(breaker) = backend["breaker"].as_str() {
+        let _ = write!(title, ", breaker {breaker}");
+    }
     let _ = writeln!(said, "\n{}", table::harmless(&title));
     if let Some(problem) = backend["problem"].as_str() {
         let _ = writeln!(said, "  {}", table::paint(&table::harmless(problem), Some(Colour::Red), colour));
@@ -187,13 +191,22 @@ fn endpoints(endpoints: &[Value]) -> Table {
             text(&endpoint["address"]).into(),
             Cell::coloured(state, Some(shade)),
             if endpoint["selected"] == false { "never" } else { "yes" }.into(),
-            number(&endpoint["weight"]).into(),
+            weight(endpoint).into(),
             number(&endpoint["in_flight"]).into(),
             number(&endpoint["score"]).into(),
             health(endpoint),
         ]);
     }
     table
+}
+
+/// Its weight, and how much of that it gets where it is busy: `1, of which 25 %`.
+fn weight(endpoint: &Value) -> String {
+    let weight = number(&endpoint["weight"]);
+    match endpoint["share_percent"].as_u64() {
+        Some(share) if share < 100 => format!("{weight}, of which {share} %"),
+        _ => weight,
+    }
 }
 
 /// How the proxy finds an endpoint, and why it skips it where it does.
