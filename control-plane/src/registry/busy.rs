@@ -28,9 +28,11 @@ const STEPS: [(f64, u8); 4] = [(1.2, 10), (1.0, 25), (0.9, 50), (0.8, 75)];
 /// How far below a bound the share grows again.
 const SLACK: f64 = 0.05;
 
-/// What is kept of an instance that says how busy it is, after what was kept before. The words change with the share only.
-pub(super) fn heed(before: Option<&Busy>, load: &Load) -> Option<Busy> {
-    let Some(utilization) = load.utilization() else { return before.cloned() };
+/// What is kept of an instance after a beat, after what was kept before. The words change with the share only. Who does not
+/// say how busy it is any more is not: a meter that has failed must not keep its instance without traffic.
+pub(super) fn heed(before: Option<&Busy>, load: Option<&Load>) -> Option<Busy> {
+    let load = load?;
+    let utilization = load.utilization()?;
     let old = before.map_or(Share::FULL, |busy| busy.share);
     let new = share(old, utilization);
     if new == old {
@@ -71,16 +73,17 @@ mod tests {
     }
 
     #[test]
-    fn words_are_of_the_moment_of_the_change_and_a_load_without_a_utilization_says_nothing() {
+    fn words_are_of_the_moment_of_the_change_and_who_says_nothing_is_not_busy() {
         let busy = |cpu| Load { cpu: Some(cpu), ..Load::default() };
-        let first = heed(None, &busy(0.93)).expect("it is busy");
+        let first = heed(None, Some(&busy(0.93))).expect("it is busy");
         assert_eq!(
             (first.share, &*first.reason),
             (Share::percent(50), "it says it is busy: processors at 93 %")
         );
-        assert_eq!(heed(Some(&first), &busy(0.95)), Some(first.clone()));
-        assert_eq!(heed(Some(&first), &Load { in_flight: Some(3), ..Load::default() }), Some(first.clone()));
-        assert_eq!(heed(Some(&first), &busy(0.1)), None);
+        assert_eq!(heed(Some(&first), Some(&busy(0.95))), Some(first.clone()));
+        assert_eq!(heed(Some(&first), Some(&Load { in_flight: Some(3), ..Load::default() })), None);
+        assert_eq!(heed(Some(&first), None), None);
+        assert_eq!(heed(Some(&first), Some(&busy(0.1))), None);
     }
 
     proptest! {

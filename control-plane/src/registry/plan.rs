@@ -109,9 +109,7 @@ pub(super) fn beat(view: &View, beat: &Beat) -> Plan {
     if let Some(health) = &beat.health {
         after.health = Some(health.clone());
     }
-    if let Some(load) = &beat.load {
-        after.busy = busy::heed(before.busy.as_ref(), load);
-    }
+    after.busy = busy::heed(before.busy.as_ref(), beat.load.as_ref());
     let turned = before.healthy() != after.healthy();
     let says_more = !after.healthy() && before.health != after.health;
     let reason = beat.health.as_ref().map(|health| health.reason.clone()).unwrap_or_default();

@@ -42,6 +42,9 @@ const MOST_PATIENCE: Duration = Duration::from_secs(30);
 const LONGEST_LEASE: Duration = Duration::from_secs(3600);
 /// How often it is looked at who beats and fails; proxies report each second.
 const BETWEEN_LOOKS: Duration = Duration::from_secs(1);
+/// How often the same instance is found to fail at most, so that one which answers now and then, or not to all proxies, does
+/// not change all the time; and how lately somebody must have seen an answer for it not to fail.
+const BETWEEN_MARKS: Duration = Duration::from_secs(30);
 
 /// Sweeps until `shutdown`.
 pub(super) async fn run(
@@ -61,6 +64,8 @@ pub(super) async fn run(
         };
         let latest = now.monotonic + LONGEST;
         let wake = next.unwrap_or(latest).clamp(now.monotonic + GRANULARITY, latest);
+        // A sweep that has taken long is no standstill.
+        let wake = wake.max(registry.now().monotonic);
         tokio::select! {
             () = tokio::time::sleep_until(wake.into()) => {}
             () = shutdown.cancelled() => return,
@@ -79,6 +84,8 @@ pub(super) struct Sweep<'a> {
     holds: Holds,
     /// No lease expires before this.
     patient_until: Instant,
+    /// Who was found to fail lately, and when.
+    marked: BTreeMap<InstanceKey, Instant>,
     /// When it is next looked at who fails.
     next_look: Instant,
 }
@@ -88,7 +95,8 @@ impl<'a> Sweep<'a> {
         let guard = Guard::new(registry.options.suspect_window);
         let now = registry.now().monotonic;
         let holds = Holds::default();
-        Self { registry, guard, evidence: None, holds, patient_until: now, next_look: now }
+        let marked = BTreeMap::new();
+        Self { registry, guard, evidence: None, holds, patient_until: now, marked, next_look: now }
     }
 
     /// The same, asking for what speaks for instances.
@@ -250,9 +258,12 @@ impl<'a> Sweep<'a> {
             })
         };
         let failing: Vec<Failing> = evidence.failing().into_iter().filter(is_new).collect();
+        self.marked.retain(|_, at| now.monotonic.saturating_duration_since(*at) < BETWEEN_MARKS);
+        let failing: Vec<Failing> =
+            failing.into_iter().filter(|failing| !self.marked.contains_key(&failing.key)).collect();
         let known = view.failing.iter().filter_map(|key| view.record(key).map(|record| (key, record.epoch)));
         let asked = failing.iter().map(|failing| (&failing.key, failing.epoch)).chain(known);
-        let within = evidence::within(LONGEST_LEASE);
+        let within = BETWEEN_MARKS;
         let asked = asked.map(|(key, epoch)| InQuestion { key: key.clone(), epoch, within });
         let asked: Vec<InQuestion> = asked.collect();
         if asked.is_empty() {
@@ -263,6 +274,9 @@ impl<'a> Sweep<'a> {
             let failing = failing.get(at);
             // The new ones come first: of these, those that nobody sees answer; of the others, those that somebody does.
             if failing.is_some() == seen.is_none() {
+                if failing.is_some() {
+                    self.marked.insert(one.key.clone(), now.monotonic);
+                }
                 self.commit(plan::fail(&view, &one.key, one.epoch, failing), now).await?;
             }
         }

@@ -229,8 +229,10 @@ impl Draft {
         self.given = is_final || self.replay().body_begun;
         *request.headers_mut() =
             if self.given { std::mem::take(&mut self.headers) } else { self.headers.clone() };
-        *request.version_mut() = Version::HTTP_2;
         *request.uri_mut() = absolute(tls, cut(&self.target, strip), &self.host);
+        // h2 sends no request of this version without an authority, and one of another version as well.
+        let has_host = request.uri().authority().is_some();
+        *request.version_mut() = if has_host { Version::HTTP_2 } else { Version::HTTP_11 };
         headers::for_http2(request.headers_mut(), &self.options);
         if let Some(web) = web {
             web.request(request.headers_mut());

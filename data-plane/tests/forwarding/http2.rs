@@ -376,3 +376,44 @@ async fn declared_routes_change_requests_and_try_again_over_http2_too() {
     assert_eq!(fields, ["http://in.example/new/a?b", "rule"]);
     assert_eq!((asked.load(Ordering::SeqCst), instance.accepted.load(Ordering::SeqCst)), (2, 1));
 }
+
+#[tokio::test]
+async fn clients_that_stop_reading_do_not_stop_others_who_share_the_connection() {
+    const STOPPED: usize = 8;
+    let instance = Http2Instance::start(|request| async move {
+        // Many small frames, or much: what windows hold, and more.
+        let (frame, count) = match request.uri().path() {
+            "/small" => (Bytes::from_static(b"data: tick\n\n"), 100_000),
+            "/large" => (Bytes::from(vec![b'a'; 16 << 10]), 1_000),
+            _ => (Bytes::from_static(b"ok"), 1),
+        };
+        let frames = std::iter::repeat_n(frame, count).map(|frame| Ok(Frame::data(frame)));
+        Response::new(StreamBody::new(tokio_stream::iter(frames)).boxed())
+    })
+    .await;
+    for path in ["/api/small", "/api/large"] {
+        let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+        let mut stopped = Vec::new();
+        for _ in 0..STOPPED {
+            let mut client = proxy.client().await;
+            client.send(&format!("GET {path} HTTP/1.1\r\nhost: a\r\n\r\n")).await;
+            assert!(soon("its head", client.try_head()).await.expect("an answer").is_some());
+            stopped.push(client);
+        }
+        for _ in 0..20 {
+            assert_eq!(soon("somebody else's answer", proxy.get("/api/other")).await.text(), "ok", "{path}");
+        }
+        drop(stopped);
+    }
+}
+
+#[tokio::test]
+async fn a_request_without_a_host_reaches_an_http2_instance() {
+    let instance = Http2Instance::mirror().await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[instance.address]);
+    let mut client = proxy.client().await;
+    client.send("GET /api/x HTTP/1.0\r\n\r\n").await;
+    let answer = client.response().await;
+    assert_eq!(answer.status, 200, "{}", answer.text());
+    assert!(answer.text().starts_with("GET /x"), "{}", answer.text());
+}

@@ -118,7 +118,7 @@ async fn a_client_that_does_not_read_holds_the_instance_back() {
         async move {
             frames.request().await;
             frames.head(1, &[], 0).await;
-            let (mut sent, mut window, mut settled) = (0, 2_u64 << 20, false);
+            let (mut sent, mut window, mut settled) = (0, 256_u64 << 10, false);
             while sent < WHOLE {
                 while window >= 16384 && sent < WHOLE {
                     frames.send(DATA, 0, 1, &[0; 16384]).await;

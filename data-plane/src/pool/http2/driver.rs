@@ -29,15 +29,19 @@ const ASK_AFTER: u32 = 3;
 pub(super) const DEAD_AFTER: u32 = 5;
 
 /// How many bytes of one answer an instance may send ahead of its reader.
-const STREAM_WINDOW: u32 = 2 << 20;
-/// How many bytes of all answers on a connection.
-const CONNECTION_WINDOW: u32 = 5 << 20;
+const STREAM_WINDOW: u32 = 256 << 10;
+/// How many bytes of all answers on a connection: enough for as many as there are places, so that readers who have
+/// stopped do not stop the others.
+const CONNECTION_WINDOW: u32 = 32 << 20;
+/// How many bytes short of 256 all frames that nobody has read yet may be, together, before h2 ends the connection. Events
+/// of a few bytes each are nothing bad: a reader who has stopped leaves some thousands of them.
+const SMALL_FRAMES: usize = 64 << 20;
+/// How many streams that were reset are remembered, so that what is still on its way for them is no fault of the instance's.
+const RESET_STREAMS: usize = 1024;
 /// How many bytes of one request h2 takes ahead of the socket.
 const SEND_BUFFER: usize = 1 << 20;
 /// How many streams are begun before the instance has said how many it allows: what RFC 9113 asks it to allow at least.
 const FIRST_STREAMS: usize = 100;
-/// After so many streams that broke the protocol a connection is given up.
-const MOST_BROKEN_STREAMS: usize = 1024;
 
 /// How the proxy speaks HTTP/2 to instances.
 #[derive(Clone)]
@@ -76,7 +80,10 @@ impl Dialect {
             .initial_connection_window_size(CONNECTION_WINDOW)
             .max_header_list_size(header_bytes)
             .max_send_buffer_size(SEND_BUFFER)
-            .max_local_error_reset_streams(Some(MOST_BROKEN_STREAMS));
+            .data_frame_budget(SMALL_FRAMES)
+            .max_concurrent_reset_streams(RESET_STREAMS)
+            // It would count, over the connection's whole life, what comes late for streams that were reset.
+            .max_local_error_reset_streams(None);
         Self { builder }
     }
 

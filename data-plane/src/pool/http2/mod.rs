@@ -149,6 +149,10 @@ impl SharedHttp2 {
                 return Ok(dialled);
             }
         }
+        // Those that are there may be full, and there may be no more of them.
+        if let Some(dialled) = self.place(false, 0) {
+            return Ok(dialled);
+        }
         let why = "connections were closed as soon as they were made".to_owned();
         Err(ConnectError::Shared { why, tls: false })
     }

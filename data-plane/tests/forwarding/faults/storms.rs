@@ -69,7 +69,8 @@ async fn a_service_that_fails_gets_a_fifth_more_requests_than_clients_send() {
             let free = free * (begun.elapsed().as_secs() as usize + 11);
             let sent = counts.requests.load(Ordering::SeqCst);
             assert!(sent <= REQUESTS + REQUESTS / 5 + free, "{sent} for {REQUESTS}, {free} of them free");
-            assert!(sent > REQUESTS, "some are sent again");
+            // What requests earn comes a tenth of a second later, when all may have been sent.
+            assert!(free == 0 || sent > REQUESTS, "{sent} for {REQUESTS}: none was sent again");
         }
     }
 }
