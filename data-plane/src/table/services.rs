@@ -155,10 +155,8 @@ impl ServiceTable {
     /// Asks for one request, by what the service's policy says. What becomes of it must be [reported](Self::report).
     pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
         let Some(traffic) = &self.traffic else { return Ok(Admission::Closed) };
-        if let Some(most) = traffic.most_requests {
-            if self.under_way() >= most {
-                return Err(Refusal::Full(most));
-            }
+        if let Some(most) = traffic.most_requests.filter(|most| self.under_way() >= *most) {
+            return Err(Refusal::Full(most));
         }
         let Some(trip) = traffic.trip else { return Ok(Admission::Closed) };
         match self.breaker.admit(trip, now()) {
