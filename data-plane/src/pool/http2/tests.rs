@@ -1,3 +1,5 @@
+//! A connection that is full, silent or gone, over a pipe in memory: what is silent for long is so in virtual time.
+
 use std::{future::pending, pin::pin};
 
 use h2::server;
