@@ -1,6 +1,6 @@
 //! A control plane and proxies, as processes on this machine.
 
-use std::{fs, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{fs, net::SocketAddr, path::{Path, PathBuf}, time::Duration};
 
 use tempfile::TempDir;
 use waypost_proto::v1;
@@ -67,8 +67,13 @@ pub struct Proxy {
 impl Proxy {
     /// Starts a proxy with these arguments beside its addresses; it need not be ready yet.
     pub async fn start(control_plane: SocketAddr, arguments: &[String]) -> Self {
+        Self::start_from(&Program::Proxy.path(), control_plane, arguments).await
+    }
+
+    /// As [`Self::start`], from another file than the one that was built: another version of it.
+    pub async fn start_from(file: &Path, control_plane: SocketAddr, arguments: &[String]) -> Self {
         let all = Self::at(control_plane, "127.0.0.1:0", "127.0.0.1:0", arguments);
-        let process = Process::start(Program::Proxy, &all).await;
+        let process = Process::start_from(file, Program::Proxy, &all).await;
         let (traffic, admin) = (process.address("traffic"), process.address("admin"));
         Self { process, traffic, admin, control_plane, arguments: arguments.to_vec() }
     }

@@ -198,7 +198,7 @@ pub fn print_ratios(unit: &str, medians: &BTreeMap<&'static str, f64>, against: 
     let base = medians.get(against).copied();
     for (name, value) in medians {
         let ratio = base.map_or(String::new(), |base| format!("   {:.2} x {against}", value / base));
-        say(format!("  {name:<10} {value:>8.2} {unit}{ratio}"));
+        say(format!("  {name:<22} {value:>8.2} {unit}{ratio}"));
     }
 }
 

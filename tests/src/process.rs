@@ -3,6 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
+    path::Path,
     process::{ExitStatus, Stdio},
     sync::Arc,
     thread,
@@ -80,7 +81,11 @@ impl Process {
     /// # Panics
     /// It has not been built, or the system cannot start it.
     pub fn spawn(program: Program, arguments: &[String]) -> Self {
-        let mut child = command(program, arguments)
+        Self::spawn_from(&program.path(), program, arguments)
+    }
+
+    fn spawn_from(file: &Path, program: Program, arguments: &[String]) -> Self {
+        let mut child = command(file, arguments)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -101,7 +106,15 @@ impl Process {
     /// # Panics
     /// As [`Self::spawn`]; or it ends, or does not listen in time.
     pub async fn start(program: Program, arguments: &[String]) -> Self {
-        let mut process = Self::spawn(program, arguments);
+        Self::start_from(&program.path(), program, arguments).await
+    }
+
+    /// As [`Self::start`], from another file than the one that was built: another version of it.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_from(file: &Path, program: Program, arguments: &[String]) -> Self {
+        let mut process = Self::spawn_from(file, program, arguments);
         let log = Arc::clone(&process.log);
         let listening = async {
             tokio::select! {
@@ -216,7 +229,7 @@ pub struct Ended {
 /// It cannot be started or does not end.
 pub async fn run(program: Program, arguments: &[&str]) -> Ended {
     let arguments: Vec<String> = arguments.iter().map(ToString::to_string).collect();
-    let running = command(program, &arguments).stdin(Stdio::null()).kill_on_drop(true).output();
+    let running = command(&program.path(), &arguments).stdin(Stdio::null()).kill_on_drop(true).output();
     let output = timeout(PATIENCE, running).await;
     let output = output.unwrap_or_else(|_| panic!("{} {arguments:?} does not end", program.name()));
     let output = output.unwrap_or_else(|error| panic!("{} cannot be started: {error}", program.name()));
@@ -227,8 +240,8 @@ pub async fn run(program: Program, arguments: &[&str]) -> Ended {
     }
 }
 
-fn command(program: Program, arguments: &[String]) -> Command {
-    let mut command = Command::new(program.path());
+fn command(file: &Path, arguments: &[String]) -> Command {
+    let mut command = Command::new(file);
     command.args(arguments);
     for (name, _) in std::env::vars_os().filter(|(name, _)| name.to_string_lossy().starts_with("WAYPOST_")) {
         command.env_remove(name);

@@ -2,14 +2,15 @@
 //!
 //! Five workloads, with 1,000 services in Waypost's table. Each proxy has one thread, bound to one core; client and
 //! upstream share another one. The proxies take turns, round by round, so that what the machine does meanwhile hits
-//! all of them; the medians are compared. `WAYPOST_BENCH_WORKLOADS=http1,tls` chooses among the workloads.
+//! all of them; the medians are compared. `WAYPOST_BENCH_WORKLOADS=http1,tls` chooses among the workloads, and
+//! `WAYPOST_BENCH_BEFORE=FILE` has another version of the proxy take turns with this one.
 
 mod clients;
 mod peers;
 mod upstream;
 mod waypost;
 
-use std::{collections::BTreeMap, fs, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
 use waypost_tests::measure::{cpu_time, find, median, pin, print_ratios, say};
 
@@ -23,6 +24,8 @@ const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(4);
 const SERVICES: u32 = 1_000;
 const TARGET: f64 = 1.2;
+/// What a policy may cost, and what another version may not have cost less by.
+const REGRESSION: f64 = 1.05;
 const PROXY_CORE: usize = 0;
 const OTHER_CORE: usize = 1;
 
@@ -85,8 +88,14 @@ async fn main() {
     upstream.pids().for_each(|pid| pin(pid, OTHER_CORE));
     let waypost = waypost::Waypost::start(&site, &upstream).await;
     pin(waypost.control_plane(), OTHER_CORE);
+    let before = match std::env::var("WAYPOST_BENCH_BEFORE") {
+        Ok(file) => Some(waypost::Waypost::start_before(Path::new(&file), &site, &upstream).await),
+        Err(_) => None,
+    };
+    before.iter().for_each(|before| pin(before.control_plane(), OTHER_CORE));
     let servers = peers::start(&nginx, &site, &upstream).await;
-    let mut all = vec![waypost.peer()];
+    let mut all = waypost.peers();
+    all.extend(before.iter().flat_map(waypost::Waypost::peers));
     all.extend(servers.iter().map(peers::Server::peer));
     // nginx works in a child.
     all.iter().flat_map(|peer| with_children(peer.pid)).for_each(|pid| pin(pid, PROXY_CORE));
@@ -130,7 +139,15 @@ fn run(clients: &Clients, workload: Workload, peers: &[Peer]) {
         "processor time per proxied request: {told}, {SERVICES} services, medians of {ROUNDS} rounds"
     ));
     let costs = medians(&costs);
-    let others = costs.iter().filter(|(name, _)| **name != peers::WAYPOST);
+    for (name, ratio) in [
+        (peers::POLICIES, costs.get(peers::POLICIES).map(|cost| cost / costs[peers::WAYPOST])),
+        (peers::BEFORE, costs.get(peers::BEFORE).map(|cost| costs[peers::WAYPOST] / cost)),
+    ] {
+        let Some(ratio) = ratio else { continue };
+        let outcome = if ratio <= REGRESSION { "met" } else { "MISSED" };
+        say(format!("  target: {name}: no more than {REGRESSION} x: {outcome} ({ratio:.3})"));
+    }
+    let others = costs.iter().filter(|(name, _)| !name.starts_with(peers::WAYPOST));
     let Some((best, least)) = others.min_by(|one, other| one.1.total_cmp(other.1)) else {
         return print_ratios("µs", &costs, peers::WAYPOST);
     };

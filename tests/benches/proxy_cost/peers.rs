@@ -20,6 +20,10 @@ use waypost_tests::{
 use super::{Workload, upstream::Upstream};
 
 pub(crate) const WAYPOST: &str = "waypost";
+/// The same proxy, where a service has a policy.
+pub(crate) const POLICIES: &str = "waypost with a policy";
+/// Another version of the proxy.
+pub(crate) const BEFORE: &str = "waypost before";
 /// The name in the certificate.
 const HOST: &str = "bench.example.com";
 

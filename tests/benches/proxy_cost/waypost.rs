@@ -1,70 +1,108 @@
-//! Waypost: a control plane with 1,000 services, two of which are the upstream's, and a proxy of one thread.
+//! Waypost: a control plane with 1,000 services, some of which are the upstream's, and a proxy of one thread.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
 use waypost_proto::v1::Protocol;
 use waypost_tests::{
     api::spec,
     cluster::{ControlPlane, Proxy, strings},
     measure::{register_all, say},
+    program::Program,
     wait::{eventually, holds},
 };
 
 use super::{
     SERVICES,
-    peers::{Peer, Ports, Site, WAYPOST, free_ports},
+    peers::{BEFORE, POLICIES, Peer, Ports, Site, WAYPOST, free_ports},
     upstream::Upstream,
 };
 
 const LEASE: Duration = Duration::from_secs(3600);
+/// What watches over the requests of a service, all of it at once.
+const POLICY: &str = "---
+apiVersion: waypost.dev/v1
+kind: BackendTrafficPolicy
+metadata: {name: all}
+spec:
+  targetRefs: [{group: '', kind: Service, name: bench-policy}, {group: '', kind: Service, name: echo-policy}]
+  loadBalancer: {type: LeastRequest}
+  outlierDetection: {consecutiveErrors: 5, successRateStdevFactor: 1900, latencyPercentOfMedian: 300}
+  retry: {attempts: 2, codes: [503], backoff: 25ms, budget: {percent: 20, minimumPerSecond: 10}}
+  circuitBreaker: {maxConnections: 1000, maxPendingRequests: 1000, maxRequests: 1000, maxRetries: 100, failurePercent: 50}
+";
 
 /// The programs.
 pub(crate) struct Waypost {
     plane: ControlPlane,
     proxy: Proxy,
     tls: u16,
+    is_before: bool,
 }
 
 impl Waypost {
+    /// Starts the programs that were built.
     pub(crate) async fn start(site: &Site, upstream: &Upstream) -> Self {
+        let started = Self::start_from(&Program::Proxy.path(), false, site, upstream).await;
+        say(format!("proxy cost: {SERVICES} services are registered"));
+        started
+    }
+
+    /// Starts another version of the proxy, without policies, which it need not know.
+    pub(crate) async fn start_before(file: &Path, site: &Site, upstream: &Upstream) -> Self {
+        Self::start_from(file, true, site, upstream).await
+    }
+
+    async fn start_from(file: &Path, is_before: bool, site: &Site, upstream: &Upstream) -> Self {
         let plane = ControlPlane::start(&[]).await;
-        let others = (2..SERVICES).map(|number| spec(&format!("service-{number}"), "127.0.0.1:1"));
+        let others = (4..SERVICES).map(|number| spec(&format!("service-{number}"), "127.0.0.1:1"));
         register_all(&plane.api, others).await;
-        let files = spec("bench", &format!("127.0.0.1:{}", upstream.http));
-        let mut echo = spec("echo", &format!("127.0.0.1:{}", upstream.grpc));
-        echo.protocol = Protocol::Grpc.into();
-        for instance in [files, echo] {
-            plane.api.register(&instance, LEASE).await.expect("a lease");
+        for name in ["bench", "bench-policy"] {
+            let files = spec(name, &format!("127.0.0.1:{}", upstream.http));
+            plane.api.register(&files, LEASE).await.expect("a lease");
         }
-        let proxy = Proxy::start(plane.grpc, &strings(&["--threads", "1"])).await;
+        for name in ["echo", "echo-policy"] {
+            let mut echo = spec(name, &format!("127.0.0.1:{}", upstream.grpc));
+            echo.protocol = Protocol::Grpc.into();
+            plane.api.register(&echo, LEASE).await.expect("a lease");
+        }
+        let [tls] = free_ports();
+        let policy = if is_before { "" } else { POLICY };
+        if let Err(status) = plane.api.apply(&format!("{}{policy}", manifests(site, tls))).await {
+            panic!("the resources are refused: {}", status.message());
+        }
+        let proxy = Proxy::start_from(file, plane.grpc, &strings(&["--threads", "1"])).await;
         proxy.ready().await;
         eventually("the upstream is routed to", Duration::from_secs(30), async || {
             let answer = proxy.get("/bench/1k").await;
             holds(answer.status == 200, || answer.text())
         })
         .await;
-        let [tls] = free_ports();
-        match plane.api.apply(&manifests(site, tls)).await {
-            Ok(_) => {
-                eventually("the listener is there", Duration::from_secs(30), async || {
-                    tokio::net::TcpStream::connect(("127.0.0.1", tls)).await.map(|_| ())
-                })
-                .await;
-            }
-            Err(status) => panic!("the listener is refused: {}", status.message()),
-        }
-        say(format!("proxy cost: {SERVICES} services are registered"));
-        Self { plane, proxy, tls }
+        eventually("the listener is there", Duration::from_secs(30), async || {
+            tokio::net::TcpStream::connect(("127.0.0.1", tls)).await.map(|_| ())
+        })
+        .await;
+        Self { plane, proxy, tls, is_before }
     }
 
     pub(crate) fn control_plane(&self) -> i32 {
         self.plane.process.id()
     }
 
-    pub(crate) fn peer(&self) -> Peer {
+    /// The proxy, by each way to the upstream that it has.
+    pub(crate) fn peers(&self) -> Vec<Peer> {
         let port = self.proxy.traffic.port();
-        let ports = Ports { http1: port, h2c: port, tls: self.tls, grpc: port };
-        Peer { name: WAYPOST, pid: self.proxy.process.id(), ports, prefixes: ("/bench", "/echo") }
+        let pid = self.proxy.process.id();
+        let peer = |name, tls, prefixes| {
+            let ports = Ports { http1: port, h2c: port, tls, grpc: port };
+            Peer { name, pid, ports, prefixes }
+        };
+        if self.is_before {
+            return vec![peer(BEFORE, self.tls, ("/bench", "/echo"))];
+        }
+        vec![
+            peer(WAYPOST, self.tls, ("/bench", "/echo")),
+            peer(POLICIES, 0, ("/bench-policy", "/echo-policy")),
+        ]
     }
 }
 
