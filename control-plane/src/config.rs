@@ -20,7 +20,7 @@ pub struct Args {
     /// Where to listen for gRPC: SDKs, agents, proxies, the CLI; port 0 picks a free one
     #[arg(long, env = "WAYPOST_GRPC_LISTEN", default_value = DEFAULT_GRPC_LISTEN, value_name = "IP:PORT", value_parser = address)]
     pub grpc_listen: SocketAddr,
-    /// Where to listen for HTTP: health, metrics, the read side as JSON; port 0 picks a free one
+    /// Where to listen for HTTP: the API as JSON, health, metrics; port 0 picks a free one
     #[arg(long, env = "WAYPOST_HTTP_LISTEN", default_value = DEFAULT_HTTP_LISTEN, value_name = "IP:PORT", value_parser = address)]
     pub http_listen: SocketAddr,
     /// Where the registry is kept: memory://, redis://HOST:PORT, etcd://HOST:PORT, consul://HOST:PORT, plugin://HOST:PORT

@@ -3,6 +3,7 @@
 //! Data takes this way: a registration is checked, committed to the [`store`], applied by the [`registry`]
 //! in the store's order, and compiled into the change that proxies get ([`compile`]).
 
+mod calls;
 pub mod compile;
 pub mod config;
 pub mod gateway;

@@ -1,11 +1,10 @@
 //! The gRPC surface: one file for each service of the contract, health and reflection.
 //!
-//! Messages are checked here, once; what is behind works with checked types. Every failure leaves as an
+//! What a call does is in `calls`; here is what gRPC says of it. Every failure leaves as an
 //! [`Error`](waypost_proto::error::Error) turned into a status, nothing else does.
 //!
 //! Deliberately absent: TLS and tokens.
 
-pub(crate) mod checks;
 mod discovery;
 mod observe;
 mod operations;

@@ -12,8 +12,8 @@ use waypost_proto::{
     v1::{self, replicas_server},
 };
 
-use super::checks::Checks;
 use crate::{
+    calls::checks::Checks,
     hub::{Barrier, LATELY},
     registry::InQuestion,
     replicas::MOST_AT_ONCE,

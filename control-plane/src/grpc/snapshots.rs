@@ -15,8 +15,8 @@ use waypost_proto::{
     v1::{self, encoded::snapshots_server, subscribe_request::Kind},
 };
 
-use super::checks::Checks;
 use crate::{
+    calls::checks::Checks,
     hub::{Greeting, Reports, Subscription},
     server::Plane,
 };

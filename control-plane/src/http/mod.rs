@@ -1,14 +1,18 @@
-//! The HTTP surface: health, metrics, the read side of the API as JSON, and declared resources.
+//! The HTTP surface: all that programs and people ask of a control plane over gRPC, as JSON; health and metrics.
 //!
 //! Bodies are the contract's messages in proto3's JSON mapping with the field names of the `.proto` files;
-//! errors are problem details (RFC 9457). Deliberately absent: anything else that changes something, which is
-//! what gRPC is for.
+//! errors are problem details (RFC 9457). What a call does is in `calls`; here is what HTTP says of it.
+//!
+//! Deliberately absent: what proxies, other control planes and stores say to this one, which needs gRPC's streams.
 
+mod body;
 mod origin;
 mod problem;
 mod query;
 mod read;
 mod resources;
+mod watch;
+mod write;
 
 use std::{net::SocketAddr, sync::Arc, time::Instant};
 
@@ -18,7 +22,7 @@ use axum::{
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{delete, get, post},
     serve::ListenerExt,
 };
 use serde_json::json;
@@ -54,12 +58,20 @@ fn router(plane: Arc<Plane>) -> Router {
         .route("/metrics", get(metrics))
         .route("/v1/services", get(read::services))
         .route("/v1/services/{name}", get(read::service))
-        .route("/v1/instances", get(read::instances))
+        .route("/v1/instances", get(read::instances).post(write::register))
+        .route("/v1/instances/{namespace}/{service}/{instance}", delete(write::deregister))
+        .route("/v1/instances/{namespace}/{service}/{instance}/drain", post(write::drain))
+        .route("/v1/instances/{namespace}/{service}/{instance}/override", post(write::set_override))
+        .route("/v1/heartbeats", post(write::heartbeat))
+        .route("/v1/resolve", get(read::resolve))
+        .route("/v1/watch", get(watch::watch))
+        .route("/v1/applied", get(write::wait_applied))
         .route("/v1/routes", get(read::routes))
         .route("/v1/events", get(read::events))
         .route("/v1/proxies", get(read::proxies))
         .route("/v1/status", get(read::status))
         .route("/v1/resources", get(resources::all).put(resources::apply).post(resources::apply))
+        .route("/v1/resources/delete", post(resources::delete_all))
         .route("/v1/resources/{kind}", get(resources::of_kind))
         .route("/v1/resources/{kind}/{namespace}/{name}", get(resources::one).delete(resources::delete))
         .route("/v1/resources/{kind}/{namespace}/{name}/history", get(resources::history))
@@ -82,12 +94,20 @@ async fn index() -> Response {
             "/metrics": "metrics in Prometheus' text format",
             "/v1/services": "services; namespace",
             "/v1/services/{name}": "one service with its instances; namespace",
-            "/v1/instances": "instances; namespace, service, version, tag (repeatable), state",
+            "/v1/instances": "instances; namespace, service, version, tag (repeatable), state. POST registers one",
+            "/v1/instances/{namespace}/{service}/{instance}": "DELETE removes it; epoch, drain, drain_deadline, reason, client",
+            "/v1/instances/{namespace}/{service}/{instance}/drain": "POST takes it out of rotation, or puts it back",
+            "/v1/instances/{namespace}/{service}/{instance}/override": "POST overrides its state for a time",
+            "/v1/heartbeats": "POST renews leases",
+            "/v1/resolve": "the instances of a service that take traffic; service, namespace, version, tag (repeatable), zone",
+            "/v1/watch": "instances, then each change, a line of JSON each; service, namespace",
+            "/v1/applied": "waits until every live proxy has applied a revision; revision, deadline",
             "/v1/routes": "routes with claims and conflicts; namespace",
             "/v1/events": "who came or left, when and why; namespace, service, instance, after_revision, since, limit",
             "/v1/proxies": "proxies and what each serves by",
             "/v1/status": "the control plane at a glance",
             "/v1/resources": "declared resources; kind, namespace, name. PUT declares what the body says, YAML or JSON; dryRun, preview, wait, actor",
+            "/v1/resources/delete": "POST removes several, all or none",
             "/v1/resources/{kind}": "those of a kind; namespace, name",
             "/v1/resources/{kind}/{namespace}/{name}": "one resource with its status. DELETE removes it; dryRun, wait, actor",
             "/v1/resources/{kind}/{namespace}/{name}/history": "its generations",

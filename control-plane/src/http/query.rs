@@ -81,16 +81,18 @@ impl Parameters {
     }
 }
 
+/// The one that was probably meant.
+pub(super) fn nearest<'a>(name: &str, known: &[&'a str]) -> Option<&'a str> {
+    let scored = known.iter().map(|other| (strsim::jaro_winkler(name, other), *other));
+    let similar = scored.filter(|(likeness, _)| *likeness > 0.8);
+    similar.max_by(|left, right| left.0.total_cmp(&right.0)).map(|(_, nearest)| nearest)
+}
+
 fn unknown(name: &str, known: &[&str]) -> String {
-    let nearest = known
-        .iter()
-        .map(|other| (strsim::jaro_winkler(name, other), other))
-        .filter(|(likeness, _)| *likeness > 0.8)
-        .max_by(|left, right| left.0.total_cmp(&right.0));
-    match (nearest, known) {
-        (Some((_, nearest)), _) => format!("is not a parameter here; did you mean {nearest:?}?"),
-        (None, []) => "is not a parameter here; there are none".to_owned(),
-        (None, known) => format!("is not a parameter here; there are {}", known.join(", ")),
+    match nearest(name, known) {
+        Some(nearest) => format!("is not a parameter here; did you mean {nearest:?}?"),
+        None if known.is_empty() => "is not a parameter here; there are none".to_owned(),
+        None => format!("is not a parameter here; there are {}", known.join(", ")),
     }
 }
 

@@ -9,7 +9,7 @@ use axum::{
 use waypost_proto::{error::Violation, v1};
 
 use super::{problem::Refusal, query::Parameters};
-use crate::server::Plane;
+use crate::{calls, server::Plane};
 
 type Answer<T> = Result<Json<T>, Refusal>;
 
@@ -34,9 +34,7 @@ pub(super) async fn service(
         Violation::new("name", rejection.body_text(), "must be percent-encoded UTF-8")
     })?;
     let key = v1::ServiceKey { namespace: query.text("namespace"), name };
-    let mut answer = plane.registry.view().get_service(&v1::GetServiceRequest { key: Some(key) })?;
-    plane.replicas.add_sightings(&mut answer.instances).await;
-    Ok(Json(answer))
+    Ok(Json(calls::get_service(&plane, &v1::GetServiceRequest { key: Some(key) }).await?))
 }
 
 /// `/v1/instances`
@@ -52,9 +50,22 @@ pub(super) async fn instances(
         tags: query.all("tag").collect(),
         state: state(&query.text("state"))?.into(),
     };
-    let mut answer = plane.registry.view().list_instances(&request)?;
-    plane.replicas.add_sightings(&mut answer.instances).await;
-    Ok(Json(answer))
+    Ok(Json(calls::list_instances(&plane, &request).await?))
+}
+
+/// `/v1/resolve`
+pub(super) async fn resolve(
+    State(plane): State<Arc<Plane>>,
+    query: Parameters,
+) -> Answer<v1::ResolveResponse> {
+    query.check(&["service", "namespace", "version", "tag", "zone"], &["tag"])?;
+    let request = v1::ResolveRequest {
+        key: Some(v1::ServiceKey { namespace: query.text("namespace"), name: query.text("service") }),
+        version: query.text("version"),
+        tags: query.all("tag").collect(),
+        zone: query.text("zone"),
+    };
+    Ok(Json(plane.registry.view().resolve(&request)?))
 }
 
 /// `/v1/routes`

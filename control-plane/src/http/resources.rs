@@ -19,9 +19,9 @@ use waypost_proto::{
     v1,
 };
 
-use super::{problem::Refusal, query::Parameters};
+use super::{body::Message, problem::Refusal, query::Parameters};
 use crate::{
-    grpc::checks::Checks,
+    calls::{self, checks::Checks},
     resources::{self, Change, Selection},
     server::Plane,
 };
@@ -89,6 +89,17 @@ pub(super) async fn delete(
     query.check(&CHANGE, &[])?;
     let change = change(&query, peer)?;
     Ok(Json(resources::delete(&plane, BTreeSet::from([key(named)?]), change).await?))
+}
+
+/// `POST /v1/resources/delete`
+pub(super) async fn delete_all(
+    State(plane): State<Arc<Plane>>,
+    ConnectInfo(peer): Peer,
+    query: Parameters,
+    Message(request): Message<v1::DeleteResourcesRequest>,
+) -> Answer<v1::DeleteResourcesResponse> {
+    query.check(&[], &[])?;
+    Ok(Json(calls::delete_resources(&plane, request, Some(peer)).await?))
 }
 
 /// `GET /v1/resources/{kind}/{namespace}/{name}/history`

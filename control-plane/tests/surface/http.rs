@@ -1,5 +1,7 @@
 //! The HTTP port over a socket.
 
+mod write;
+
 use crate::harness::{Plane, Proxy};
 use serde_json::Value;
 

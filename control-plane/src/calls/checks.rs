@@ -32,7 +32,7 @@ impl Checks {
     }
 
     /// The same for a check that may find several things.
-    pub(super) fn take_all<T>(&mut self, parent: &str, result: Result<T, Error>) -> Option<T> {
+    pub(crate) fn take_all<T>(&mut self, parent: &str, result: Result<T, Error>) -> Option<T> {
         let keep = |error: Error| {
             self.violations.extend(error.violations.into_iter().map(|violation| violation.under(parent)));
         };
@@ -40,7 +40,7 @@ impl Checks {
     }
 
     /// An instance's name in the field `key`; one that callers may change.
-    pub(super) fn key(&mut self, wire: Option<&v1::InstanceKey>) -> Option<InstanceKey> {
+    pub(crate) fn key(&mut self, wire: Option<&v1::InstanceKey>) -> Option<InstanceKey> {
         let key = InstanceKey::from_wire(wire).and_then(|key| reserved::check(&key).map(|()| key));
         self.take(key.map_err(|violation| violation.under("key")))
     }
@@ -52,18 +52,18 @@ impl Checks {
     }
 
     /// How long an override holds: 1 s to 7 days, 1 h where nothing is said.
-    pub(super) fn override_ttl(&mut self, wire: Option<&WireDuration>) -> Option<Duration> {
+    pub(crate) fn override_ttl(&mut self, wire: Option<&WireDuration>) -> Option<Duration> {
         let range = (SHORTEST_OVERRIDE, LONGEST_OVERRIDE);
         self.duration("ttl", wire, DEFAULT_OVERRIDE, range, "must be from 1 s to 7 days")
     }
 
     /// Why something is done, for the event history.
-    pub(super) fn reason(&mut self, text: &str) {
+    pub(crate) fn reason(&mut self, text: &str) {
         self.text("reason", text, LONGEST_REASON);
     }
 
     /// Who asks, for the event history: what it calls itself, or its address.
-    pub(super) fn client(&mut self, text: &str, peer: Option<SocketAddr>) -> String {
+    pub(crate) fn client(&mut self, text: &str, peer: Option<SocketAddr>) -> String {
         self.actor("client", text, peer)
     }
 
@@ -77,7 +77,7 @@ impl Checks {
     }
 
     /// A text of at most so many bytes, on one line.
-    pub(super) fn text(&mut self, field: &str, text: &str, most: usize) {
+    pub(crate) fn text(&mut self, field: &str, text: &str, most: usize) {
         if text.len() > most || text.chars().any(char::is_control) {
             let shown: String = text.chars().take(32).collect();
             let rule = format!("must be at most {most} bytes without control characters");
@@ -91,7 +91,7 @@ impl Checks {
     }
 
     /// `value` where nothing was wrong. A value is absent only where something was.
-    pub(super) fn finish<T>(self, value: Option<T>) -> Result<T, Error> {
+    pub(crate) fn finish<T>(self, value: Option<T>) -> Result<T, Error> {
         self.done()?;
         value.ok_or_else(|| Violation::new("request", "", "must be complete").into())
     }
