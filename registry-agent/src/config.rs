@@ -10,10 +10,10 @@ use waypost_sdk::{
         instance::{InstanceSpec, Protocol},
         v1,
     },
+    health::Thresholds,
 };
 
 use crate::{
-    health::Thresholds,
     options::{ServiceOptions, Span},
     probe::Probe,
 };

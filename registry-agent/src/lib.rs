@@ -8,7 +8,6 @@ pub mod child;
 pub mod config;
 pub mod file;
 pub mod fleet;
-pub mod health;
 pub mod member;
 pub mod metrics;
 pub mod options;

@@ -2,13 +2,16 @@
 
 mod exec;
 mod grpc;
-mod http;
 mod tcp;
 
 use std::{fmt, time::Duration};
 
-use waypost_sdk::contract::{address::Address, error::Violation};
+use waypost_sdk::{
+    contract::{address::Address, error::Violation},
+    health::http,
+};
 
+const USER_AGENT: &str = concat!("waypost-agent/", env!("CARGO_PKG_VERSION"));
 const RULE: &str = "must be http:/PATH, http://HOST:PORT/PATH, tcp, tcp:PORT, tcp:HOST:PORT, grpc, grpc:SERVICE, \
                     exec:COMMAND or none";
 
@@ -84,7 +87,7 @@ impl Probe {
     pub async fn check(&self, timeout: Duration) -> Result<(), String> {
         let check = async {
             match self {
-                Self::Http { address, path } => http::check(address, path).await,
+                Self::Http { address, path } => http::check(address, path, USER_AGENT).await,
                 Self::Tcp(address) => tcp::check(address).await,
                 Self::Grpc { address, service } => grpc::check(address, service).await,
                 Self::Exec(command) => exec::check(command).await,

@@ -1,12 +1,12 @@
 //! How a service is doing, for `/status` and `/readyz`.
 
 use serde::Serialize;
-use waypost_sdk::{LeaseStatus, Registered};
-
-use crate::{
-    config::ServiceConfig,
+use waypost_sdk::{
+    LeaseStatus, Registered,
     health::{Health, Phase},
 };
+
+use crate::config::ServiceConfig;
 
 /// How a service is doing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]

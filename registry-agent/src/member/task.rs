@@ -7,14 +7,13 @@ use tokio::{
     sync::{mpsc, oneshot, watch},
     time::Instant,
 };
-use waypost_sdk::{Client, DrainOutcome, Error, LeaseStatus, Registered};
+use waypost_sdk::{
+    Client, DrainOutcome, Error, LeaseStatus, Registered,
+    health::{Health, Phase, Transition},
+};
 
 use super::{Command, Departure, MemberStatus};
-use crate::{
-    config::ServiceConfig,
-    health::{Health, Phase, Transition},
-    metrics::Metrics,
-};
+use crate::{config::ServiceConfig, metrics::Metrics};
 
 /// How long one attempt to register goes on before the log says that it has not worked yet.
 const REGISTER_TIMEOUT: Duration = Duration::from_secs(5);

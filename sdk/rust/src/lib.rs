@@ -3,6 +3,7 @@
 #![doc = include_str!("../README.md")]
 
 pub mod control_planes;
+pub mod health;
 pub mod launch;
 
 mod backoff;

@@ -10,7 +10,11 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::TcpStream;
 
-pub(super) async fn check(address: &str, path: &str) -> Result<(), String> {
+/// Sends `GET path` to `address` (`host:port`), as `user_agent`.
+///
+/// # Errors
+/// Says why it does not pass, for example `GET /health answered 500`.
+pub async fn check(address: &str, path: &str, user_agent: &str) -> Result<(), String> {
     let failed = |error: &dyn std::error::Error| format!("GET {path} failed: {error}");
     let stream = TcpStream::connect(address)
         .await
@@ -19,7 +23,7 @@ pub(super) async fn check(address: &str, path: &str) -> Result<(), String> {
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| failed(&error))?;
     let request = Request::get(path)
         .header(HOST, address)
-        .header(USER_AGENT, concat!("waypost-agent/", env!("CARGO_PKG_VERSION")))
+        .header(USER_AGENT, user_agent)
         .header(CONNECTION, "close")
         .body(Empty::<Bytes>::new())
         .map_err(|error| failed(&error))?;

@@ -9,6 +9,8 @@
 //! A service that is starting may fail for as long as it likes; until it has passed it is not registered.
 //! While it starts it is checked more often than later on, so that it takes traffic soon after it can.
 
+pub mod http;
+
 use std::time::{Duration, Instant};
 
 /// The pause between the first checks of a starting service; it doubles up to the interval.
