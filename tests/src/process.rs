@@ -81,11 +81,17 @@ impl Process {
     /// # Panics
     /// It has not been built, or the system cannot start it.
     pub fn spawn(program: Program, arguments: &[String]) -> Self {
-        Self::spawn_from(&program.path(), program, arguments)
+        Self::spawn_from(&program.path(), program, arguments, &[])
     }
 
-    fn spawn_from(file: &Path, program: Program, arguments: &[String]) -> Self {
+    fn spawn_from(
+        file: &Path,
+        program: Program,
+        arguments: &[String],
+        variables: &[(&str, &str)],
+    ) -> Self {
         let mut child = command(file, arguments)
+            .envs(variables.iter().copied())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
@@ -106,7 +112,7 @@ impl Process {
     /// # Panics
     /// As [`Self::spawn`]; or it ends, or does not listen in time.
     pub async fn start(program: Program, arguments: &[String]) -> Self {
-        Self::start_from(&program.path(), program, arguments).await
+        Self::spawn(program, arguments).listening().await
     }
 
     /// As [`Self::start`], from another file than the one that was built: another version of it.
@@ -114,21 +120,34 @@ impl Process {
     /// # Panics
     /// As [`Self::start`].
     pub async fn start_from(file: &Path, program: Program, arguments: &[String]) -> Self {
-        let mut process = Self::spawn_from(file, program, arguments);
-        let log = Arc::clone(&process.log);
-        let listening = async {
+        Self::spawn_from(file, program, arguments, &[]).listening().await
+    }
+
+    /// As [`Self::start`], with variables in its environment.
+    ///
+    /// # Panics
+    /// As [`Self::start`].
+    pub async fn start_with(program: Program, arguments: &[String], variables: &[(&str, &str)]) -> Self {
+        Self::spawn_from(&program.path(), program, arguments, variables).listening().await
+    }
+
+    /// Waits for the line that says where it listens.
+    async fn listening(mut self) -> Self {
+        let log = Arc::clone(&self.log);
+        let addresses = async {
             tokio::select! {
                 addresses = log.wait_for(listening) => Some(addresses),
-                _ = process.child.wait() => None,
+                _ = self.child.wait() => None,
             }
         };
-        let found = timeout(PATIENCE, listening).await;
+        let found = timeout(PATIENCE, addresses).await;
+        let (name, arguments) = (self.program.name(), &self.arguments);
         match found {
-            Ok(Some(addresses)) => process.addresses = addresses,
-            Ok(None) => panic!("{} {:?} ended before it listened", program.name(), process.arguments),
-            Err(_) => panic!("{} {:?} does not listen", program.name(), process.arguments),
+            Ok(Some(addresses)) => self.addresses = addresses,
+            Ok(None) => panic!("{name} {arguments:?} ended before it listened"),
+            Err(_) => panic!("{name} {arguments:?} does not listen"),
         }
-        process
+        self
     }
 
     /// An address that it listens on, by the name in its first log line.

@@ -18,6 +18,8 @@ pub enum Program {
     Cli,
     /// `sample-service`, a service of this crate that runs as a process, so that it can be killed.
     SampleService,
+    /// The SDK's example of an axum service.
+    ServeExample,
 }
 
 impl Program {
@@ -29,6 +31,7 @@ impl Program {
             Self::Agent => "waypost-agent",
             Self::Cli => "waypost",
             Self::SampleService => "sample-service",
+            Self::ServeExample => "examples/serve",
         }
     }
 
@@ -38,7 +41,11 @@ impl Program {
     /// It has not been built.
     pub fn path(self) -> PathBuf {
         let path = target_directory().join(self.name());
-        assert!(path.is_file(), "{} is missing; run: cargo build --workspace --bins", path.display());
+        assert!(
+            path.is_file(),
+            "{} is missing; run: cargo build --workspace --bins --examples",
+            path.display()
+        );
         path
     }
 }

@@ -1,4 +1,4 @@
-//! From results of checks to health: a pure state machine.
+//! From results of checks to health: a pure state machine, for the agent and for [`crate::Service`].
 //!
 //! ```text
 //! Starting ──healthy_after passes in a row──▶ Healthy ──unhealthy_after failures──▶ Unhealthy

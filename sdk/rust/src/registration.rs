@@ -38,6 +38,10 @@ impl Registration {
         &self.spec
     }
 
+    pub(crate) fn spec_mut(&mut self) -> &mut v1::InstanceSpec {
+        &mut self.spec
+    }
+
     /// The namespace; `default` unless given.
     #[must_use]
     pub fn namespace(mut self, namespace: impl Into<String>) -> Self {

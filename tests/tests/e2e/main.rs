@@ -4,6 +4,7 @@
 //! ten times as long (`make soak`).
 
 mod agent;
+mod axum_service;
 mod bad_input;
 mod busy_instance;
 mod churn_under_load;
