@@ -128,6 +128,8 @@ case ${1:-} in
         here=$(dirname "$0")
         "$here/python-env.sh" "$target/clients-env" "$here/tests/gateway/clients/requirements.txt" ||
             say "the tests with Python's clients are left out"
+        "$here/python-env.sh" "$target/init-env" "$here/tests/init/requirements.txt" ||
+            say "the tests of projects made with FastAPI are left out"
         ;;
     --bench)
         ensure nginx haproxy wrk h2load || say "the benchmark leaves out the peers that are missing"

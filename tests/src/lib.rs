@@ -9,6 +9,7 @@
 
 pub mod api;
 pub mod cluster;
+pub mod document;
 pub mod fleet;
 pub mod gateway;
 pub mod http;

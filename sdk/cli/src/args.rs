@@ -5,6 +5,7 @@
 //! absent: what the commands do.
 
 mod choice;
+pub(crate) mod init;
 pub(crate) mod resource;
 pub(crate) mod value;
 
@@ -15,6 +16,7 @@ use waypost_sdk::launch;
 
 pub(crate) use self::choice::{OverrideAction, Speaks, State};
 use self::{
+    init::InitArgs,
     resource::{
         ApplyArgs, DeleteArgs, DescribeArgs, DiffArgs, ExplainArgs, GetArgs, HistoryArgs, LintArgs,
         RollbackArgs,
@@ -131,6 +133,8 @@ pub(crate) enum Command {
     Explain(ExplainArgs),
     /// Run a control plane and proxies on this machine until Ctrl-C
     Dev(Box<DevArgs>),
+    /// Make the project of a new service: `init service --template axum NAME`
+    Init(InitArgs),
     /// Look at a registry's store (`store check URL`), or move to another (`store copy --from URL --to URL`)
     #[command(disable_help_flag = true)]
     Store {

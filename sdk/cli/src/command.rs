@@ -2,7 +2,7 @@
 //!
 //! Each makes its call, and hands the answer to [`crate::output`] as a document and as a table. The tables
 //! are plain functions of the answer and of `now`. Deliberately absent: `dev`, which starts programs; see
-//! [`crate::dev`].
+//! [`crate::dev`]; and `init`, which asks nobody; see [`crate::init`].
 
 mod declare;
 mod events;
@@ -26,6 +26,7 @@ use crate::{
     args::{Cli, Command, Global},
     dev,
     failure::{Exit, Failure},
+    init,
     output::Output,
     sample, supervised,
 };
@@ -58,6 +59,7 @@ pub(crate) async fn run(command: Command, global: &Global, output: &Output) -> R
         Command::Lint(args) => lint::run(global, output, args).await,
         Command::Explain(args) => explain::run(global, output, args).await,
         Command::Dev(args) => Box::pin(dev::run(global, output, *args)).await,
+        Command::Init(args) => init::run(output, args),
         Command::Store { arguments } => Err(store::exec(&arguments)),
         Command::Completions { shell } => completions(output, shell),
         Command::Sample(args) => sample::run(global, args).await,

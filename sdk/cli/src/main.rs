@@ -8,6 +8,7 @@ mod args;
 mod command;
 mod dev;
 mod failure;
+mod init;
 mod locate;
 mod manifest;
 mod output;

@@ -6,6 +6,7 @@ mod declared;
 mod dev;
 mod explain;
 mod fake;
+mod init;
 mod output;
 mod refusals;
 mod resources;
