@@ -64,9 +64,14 @@ fn wrong(error: &serde_path_to_error::Error<serde_json::Error>, body: &[u8]) -> 
         let known: Vec<&str> = quoted.filter(|name| !name.contains(char::is_uppercase)).collect();
         return Violation::new(field, value.unwrap_or_default(), not_a_field(unknown, &known));
     }
-    if let Some(missing) = quoted.next().filter(|_| message.starts_with("missing field")) {
-        let field = if path == "." { missing.to_owned() } else { format!("{path}.{missing}") };
-        return Violation::new(field, "", "must be given");
+    let rule = match message.split_once(" field ") {
+        Some(("missing", _)) => "must be given",
+        Some(("duplicate", _)) => "must be given once",
+        _ => "",
+    };
+    if let Some(name) = quoted.next().filter(|_| !rule.is_empty()) {
+        let field = if path == "." { name.to_owned() } else { format!("{path}.{name}") };
+        return Violation::new(field, "", rule);
     }
     let rule = match message.split_once(", expected ") {
         Some((_, expected)) => format!("must be {}", wanted(expected)),
@@ -133,7 +138,7 @@ mod tests {
             (r#"{"instance": {"tags": "canary"}}"#, "instance.tags", "canary", "must be a list"),
             (r#"{"instance": []}"#, "instance", "", "must be an object with fields"),
             ("[]", "body", "", "must be an object with fields"),
-            (r#"{"client": "a", "client": "b"}"#, "client", "b", "duplicate field `client`"),
+            (r#"{"client": "a", "client": "b"}"#, "client", "", "must be given once"),
         ] {
             assert_eq!(refused::<RegisterRequest>(body), (field.into(), value.into(), rule.into()), "{body}");
         }

@@ -6,30 +6,33 @@
 //! Deliberately absent: what proxies, other control planes and stores say to this one, which needs gRPC's streams.
 
 mod body;
+mod openapi;
+mod operation;
 mod origin;
 mod problem;
 mod query;
 mod read;
 mod resources;
+mod table;
+mod tapper;
 mod watch;
 mod write;
 
-use std::{net::SocketAddr, sync::Arc, time::Instant};
+use std::{collections::BTreeMap, net::SocketAddr, sync::Arc, time::Instant};
 
 use axum::{
-    Json, Router,
+    Extension, Json, Router,
     extract::{DefaultBodyLimit, MatchedPath, Request, State},
     http::{StatusCode, header},
     middleware::{self, Next},
     response::{IntoResponse, Response},
-    routing::{delete, get, post},
     serve::ListenerExt,
 };
 use serde_json::json;
 use tokio::net::TcpListener;
 use waypost_proto::error::{Error, ErrorCode};
 
-use self::problem::Refusal;
+use self::{operation::Operation, problem::Refusal, table::OPERATIONS};
 use crate::server::Plane;
 
 /// Room for many documents.
@@ -51,70 +54,35 @@ pub async fn serve(plane: Arc<Plane>, listener: TcpListener) {
 }
 
 fn router(plane: Arc<Plane>) -> Router {
-    Router::new()
-        .route("/", get(index))
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .route("/v1/services", get(read::services))
-        .route("/v1/services/{name}", get(read::service))
-        .route("/v1/instances", get(read::instances).post(write::register))
-        .route("/v1/instances/{namespace}/{service}/{instance}", delete(write::deregister))
-        .route("/v1/instances/{namespace}/{service}/{instance}/drain", post(write::drain))
-        .route("/v1/instances/{namespace}/{service}/{instance}/override", post(write::set_override))
-        .route("/v1/heartbeats", post(write::heartbeat))
-        .route("/v1/resolve", get(read::resolve))
-        .route("/v1/watch", get(watch::watch))
-        .route("/v1/applied", get(write::wait_applied))
-        .route("/v1/routes", get(read::routes))
-        .route("/v1/events", get(read::events))
-        .route("/v1/proxies", get(read::proxies))
-        .route("/v1/status", get(read::status))
-        .route("/v1/resources", get(resources::all).put(resources::apply).post(resources::apply))
-        .route("/v1/resources/delete", post(resources::delete_all))
-        .route("/v1/resources/{kind}", get(resources::of_kind))
-        .route("/v1/resources/{kind}/{namespace}/{name}", get(resources::one).delete(resources::delete))
-        .route("/v1/resources/{kind}/{namespace}/{name}/history", get(resources::history))
-        .route("/v1/resources/{kind}/{namespace}/{name}/rollback", post(resources::rollback))
+    operation::router(OPERATIONS)
         .fallback(problem::no_such_path)
         .method_not_allowed_fallback(problem::no_such_method)
         .layer(DefaultBodyLimit::max(LARGEST_BODY))
         .layer(middleware::from_fn(origin::protect))
+        .layer(Extension(Arc::<tapper::Remembered>::default()))
         .layer(middleware::from_fn_with_state(plane.clone(), observe))
         .with_state(plane)
 }
 
 async fn index() -> Response {
-    let body = json!({
+    let described = |operation: &Operation| {
+        let names: Vec<&str> = operation.query.iter().map(|parameter| parameter.name).collect();
+        let query =
+            if names.is_empty() { String::new() } else { format!(" Parameters: {}.", names.join(", ")) };
+        format!("{} {}{query}", operation.method, operation.summary)
+    };
+    let mut paths: BTreeMap<&str, String> = BTreeMap::new();
+    for operation in OPERATIONS {
+        let path = paths.entry(operation.path).or_default();
+        *path = [path.as_str(), &described(operation)].join(if path.is_empty() { "" } else { " " });
+    }
+    let program = json!({
         "program": "waypost-control-plane",
         "version": env!("CARGO_PKG_VERSION"),
-        "paths": {
-            "/healthz": "200 while the process runs",
-            "/readyz": "200 while it takes requests and has its store; 503 says since when it has not, and why",
-            "/metrics": "metrics in Prometheus' text format",
-            "/v1/services": "services; namespace",
-            "/v1/services/{name}": "one service with its instances; namespace",
-            "/v1/instances": "instances; namespace, service, version, tag (repeatable), state. POST registers one",
-            "/v1/instances/{namespace}/{service}/{instance}": "DELETE removes it; epoch, drain, drain_deadline, reason, client",
-            "/v1/instances/{namespace}/{service}/{instance}/drain": "POST takes it out of rotation, or puts it back",
-            "/v1/instances/{namespace}/{service}/{instance}/override": "POST overrides its state for a time",
-            "/v1/heartbeats": "POST renews leases",
-            "/v1/resolve": "the instances of a service that take traffic; service, namespace, version, tag (repeatable), zone",
-            "/v1/watch": "instances, then each change, a line of JSON each; service, namespace",
-            "/v1/applied": "waits until every live proxy has applied a revision; revision, deadline",
-            "/v1/routes": "routes with claims and conflicts; namespace",
-            "/v1/events": "who came or left, when and why; namespace, service, instance, after_revision, since, limit",
-            "/v1/proxies": "proxies and what each serves by",
-            "/v1/status": "the control plane at a glance",
-            "/v1/resources": "declared resources; kind, namespace, name. PUT declares what the body says, YAML or JSON; dryRun, preview, wait, actor",
-            "/v1/resources/delete": "POST removes several, all or none",
-            "/v1/resources/{kind}": "those of a kind; namespace, name",
-            "/v1/resources/{kind}/{namespace}/{name}": "one resource with its status. DELETE removes it; dryRun, wait, actor",
-            "/v1/resources/{kind}/{namespace}/{name}/history": "its generations",
-            "/v1/resources/{kind}/{namespace}/{name}/rollback": "POST declares it as it was; generation, dryRun, wait, actor",
-        },
+        "documentation": "/openapi.json",
+        "paths": paths,
     });
-    Json(body).into_response()
+    Json(program).into_response()
 }
 
 /// Whether to be preferred over others: a control plane without its store still serves what it knows, and its

@@ -29,6 +29,14 @@ impl Refusal {
         Self(Box::new(problem(status, code, detail)))
     }
 
+    /// Bad input answered with 422 instead of 400, for clients that know it so.
+    pub(super) fn unprocessable(mut self) -> Self {
+        if self.0.status == StatusCode::BAD_REQUEST.as_u16() {
+            self.0.status = StatusCode::UNPROCESSABLE_ENTITY.as_u16();
+        }
+        self
+    }
+
     /// The body cannot be read: it is too large, or the client has gone.
     pub(super) fn unreadable(status: StatusCode, detail: String) -> Self {
         Self::plain(status, "unreadable_body", detail)

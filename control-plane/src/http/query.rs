@@ -4,11 +4,11 @@ use std::time::Duration;
 
 use axum::{
     extract::{FromRequestParts, Query},
-    http::request::Parts,
+    http::{Uri, request::Parts},
 };
 use waypost_proto::error::Violation;
 
-use super::problem::Refusal;
+use super::{operation::Parameter, problem::Refusal};
 
 /// The parameters of a request, in order.
 #[derive(Debug)]
@@ -18,23 +18,31 @@ impl<S: Send + Sync> FromRequestParts<S> for Parameters {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
-        let query = parts.uri.query().unwrap_or_default().to_owned();
-        Query::try_from_uri(&parts.uri).map(|Query(pairs)| Self(pairs)).map_err(|_| {
-            Violation::new("query", query, "must be NAME=VALUE pairs joined by '&', percent-encoded").into()
-        })
+        Ok(Self::of(&parts.uri)?)
     }
 }
 
 impl Parameters {
-    /// Refuses what is not `known`, with the nearest name that is, and what comes more than once though it
-    /// is not in `repeatable`.
-    pub(super) fn check(&self, known: &[&str], repeatable: &[&str]) -> Result<(), Violation> {
+    /// The parameters of a request.
+    ///
+    /// # Errors
+    /// The query is none.
+    pub(super) fn of(uri: &Uri) -> Result<Self, Violation> {
+        Query::try_from_uri(uri).map(|Query(pairs)| Self(pairs)).map_err(|_| {
+            let query = uri.query().unwrap_or_default();
+            Violation::new("query", query, "must be NAME=VALUE pairs joined by '&', percent-encoded")
+        })
+    }
+
+    /// Refuses what is not `known`, with the nearest name that is, and what comes more than once though it may not.
+    pub(super) fn check(&self, known: &[Parameter]) -> Result<(), Violation> {
         for (at, (name, value)) in self.0.iter().enumerate() {
-            if !known.contains(&name.as_str()) {
-                return Err(Violation::new(name, value, unknown(name, known)));
-            }
+            let Some(parameter) = known.iter().find(|known| known.name == name) else {
+                let names: Vec<&str> = known.iter().map(|known| known.name).collect();
+                return Err(Violation::new(name, value, unknown(name, &names)));
+            };
             let before = self.0[..at].iter().any(|(other, _)| other == name);
-            if before && !repeatable.contains(&name.as_str()) {
+            if before && !parameter.repeats {
                 return Err(Violation::new(name, value, "must be given once"));
             }
         }
@@ -99,29 +107,33 @@ fn unknown(name: &str, known: &[&str]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::http::operation::Kind;
 
     fn parameters(query: &str) -> Parameters {
-        let uri = format!("/?{query}").parse().expect("a URI");
-        Parameters(Query::try_from_uri(&uri).expect("a query").0)
+        Parameters::of(&format!("/?{query}").parse().expect("a URI")).expect("a query")
+    }
+
+    fn parameter(name: &'static str) -> Parameter {
+        Parameter::new(name, Kind::Text, "")
     }
 
     #[test]
     fn an_unknown_parameter_is_refused_with_the_nearest_one() {
-        let known = ["namespace", "service"];
-        let refused = parameters("namespcae=x").check(&known, &[]).expect_err("a slip");
+        let known = ["namespace", "service"].map(parameter);
+        let refused = parameters("namespcae=x").check(&known).expect_err("a slip");
         assert_eq!(refused.rule, "is not a parameter here; did you mean \"namespace\"?");
-        let refused = parameters("q=x").check(&known, &[]).expect_err("something else");
+        let refused = parameters("q=x").check(&known).expect_err("something else");
         assert_eq!(refused.rule, "is not a parameter here; there are namespace, service");
-        let refused = parameters("q=x").check(&[], &[]).expect_err("nothing is known");
+        let refused = parameters("q=x").check(&[]).expect_err("nothing is known");
         assert_eq!(refused.rule, "is not a parameter here; there are none");
     }
 
     #[test]
     fn a_parameter_comes_once_unless_it_may_repeat() {
         let twice = parameters("tag=a&tag=b%20c");
-        assert_eq!(twice.check(&["tag"], &["tag"]), Ok(()));
+        assert_eq!(twice.check(&[parameter("tag").repeats()]), Ok(()));
         assert_eq!(twice.all("tag").collect::<Vec<_>>(), ["a", "b c"]);
-        assert_eq!(twice.check(&["tag"], &[]).expect_err("it may not").value, "b c");
+        assert_eq!(twice.check(&[parameter("tag")]).expect_err("it may not").value, "b c");
     }
 
     #[test]

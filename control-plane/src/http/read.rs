@@ -18,7 +18,6 @@ pub(super) async fn services(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::ListServicesResponse> {
-    query.check(&["namespace"], &[])?;
     let request = v1::ListServicesRequest { namespace: query.text("namespace") };
     Ok(Json(plane.registry.view().list_services(&request)?))
 }
@@ -29,7 +28,6 @@ pub(super) async fn service(
     name: Result<Path<String>, PathRejection>,
     query: Parameters,
 ) -> Answer<v1::GetServiceResponse> {
-    query.check(&["namespace"], &[])?;
     let Path(name) = name.map_err(|rejection| {
         Violation::new("name", rejection.body_text(), "must be percent-encoded UTF-8")
     })?;
@@ -42,7 +40,6 @@ pub(super) async fn instances(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::ListInstancesResponse> {
-    query.check(&["namespace", "service", "version", "tag", "state"], &["tag"])?;
     let request = v1::ListInstancesRequest {
         namespace: query.text("namespace"),
         service: query.text("service"),
@@ -58,7 +55,6 @@ pub(super) async fn resolve(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::ResolveResponse> {
-    query.check(&["service", "namespace", "version", "tag", "zone"], &["tag"])?;
     let request = v1::ResolveRequest {
         key: Some(v1::ServiceKey { namespace: query.text("namespace"), name: query.text("service") }),
         version: query.text("version"),
@@ -73,7 +69,6 @@ pub(super) async fn routes(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::ListRoutesResponse> {
-    query.check(&["namespace"], &[])?;
     let request = v1::ListRoutesRequest { namespace: query.text("namespace") };
     Ok(Json(plane.registry.view().list_routes(&request)?))
 }
@@ -83,7 +78,6 @@ pub(super) async fn events(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::ListEventsResponse> {
-    query.check(&["namespace", "service", "instance", "after_revision", "since", "limit"], &[])?;
     let since = query.text("since");
     let request = v1::ListEventsRequest {
         namespace: query.text("namespace"),
@@ -97,20 +91,12 @@ pub(super) async fn events(
 }
 
 /// `/v1/proxies`
-pub(super) async fn proxies(
-    State(plane): State<Arc<Plane>>,
-    query: Parameters,
-) -> Answer<v1::ListProxiesResponse> {
-    query.check(&[], &[])?;
+pub(super) async fn proxies(State(plane): State<Arc<Plane>>) -> Answer<v1::ListProxiesResponse> {
     Ok(Json(plane.replicas.list_proxies().await))
 }
 
 /// `/v1/status`
-pub(super) async fn status(
-    State(plane): State<Arc<Plane>>,
-    query: Parameters,
-) -> Answer<v1::GetStatusResponse> {
-    query.check(&[], &[])?;
+pub(super) async fn status(State(plane): State<Arc<Plane>>) -> Answer<v1::GetStatusResponse> {
     Ok(Json(plane.replicas.status(plane.status()).await))
 }
 

@@ -28,8 +28,6 @@ use crate::{
 
 /// What documents in a body are called in messages.
 const SOURCE: &str = "body";
-/// The parameters of every change.
-const CHANGE: [&str; 3] = ["dryRun", "wait", "actor"];
 
 type Answer<T> = Result<Json<T>, Refusal>;
 type Peer = ConnectInfo<SocketAddr>;
@@ -40,7 +38,6 @@ pub(super) async fn all(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::ListResourcesResponse> {
-    query.check(&["kind", "namespace", "name"], &[])?;
     listed(&plane, query.text("kind"), &query).await
 }
 
@@ -50,18 +47,12 @@ pub(super) async fn of_kind(
     kind: Result<Path<String>, PathRejection>,
     query: Parameters,
 ) -> Answer<v1::ListResourcesResponse> {
-    query.check(&["namespace", "name"], &[])?;
     let Path(kind) = kind.map_err(|rejection| not_text(&rejection))?;
     listed(&plane, kind, &query).await
 }
 
 /// `GET /v1/resources/{kind}/{namespace}/{name}`
-pub(super) async fn one(
-    State(plane): State<Arc<Plane>>,
-    named: Named,
-    query: Parameters,
-) -> Answer<v1::Resource> {
-    query.check(&[], &[])?;
+pub(super) async fn one(State(plane): State<Arc<Plane>>, named: Named) -> Answer<v1::Resource> {
     Ok(Json(resources::get(&plane, &key(named)?).await?))
 }
 
@@ -72,7 +63,6 @@ pub(super) async fn apply(
     query: Parameters,
     body: Result<Bytes, BytesRejection>,
 ) -> Answer<v1::ApplyResponse> {
-    query.check(&["dryRun", "wait", "actor", "preview"], &[])?;
     let change = Change { preview: query.flag("preview")?, ..change(&query, peer)? };
     let text = text(body)?;
     let document = v1::Document { source: SOURCE.to_owned(), text };
@@ -86,7 +76,6 @@ pub(super) async fn delete(
     named: Named,
     query: Parameters,
 ) -> Answer<v1::DeleteResourcesResponse> {
-    query.check(&CHANGE, &[])?;
     let change = change(&query, peer)?;
     Ok(Json(resources::delete(&plane, BTreeSet::from([key(named)?]), change).await?))
 }
@@ -95,20 +84,13 @@ pub(super) async fn delete(
 pub(super) async fn delete_all(
     State(plane): State<Arc<Plane>>,
     ConnectInfo(peer): Peer,
-    query: Parameters,
     Message(request): Message<v1::DeleteResourcesRequest>,
 ) -> Answer<v1::DeleteResourcesResponse> {
-    query.check(&[], &[])?;
     Ok(Json(calls::delete_resources(&plane, request, Some(peer)).await?))
 }
 
 /// `GET /v1/resources/{kind}/{namespace}/{name}/history`
-pub(super) async fn history(
-    State(plane): State<Arc<Plane>>,
-    named: Named,
-    query: Parameters,
-) -> Answer<v1::GetHistoryResponse> {
-    query.check(&[], &[])?;
+pub(super) async fn history(State(plane): State<Arc<Plane>>, named: Named) -> Answer<v1::GetHistoryResponse> {
     Ok(Json(resources::history(&plane.registry.view(), &key(named)?)?))
 }
 
@@ -119,7 +101,6 @@ pub(super) async fn rollback(
     named: Named,
     query: Parameters,
 ) -> Answer<v1::ApplyResponse> {
-    query.check(&["generation", "dryRun", "wait", "actor"], &[])?;
     let change = change(&query, peer)?;
     let generation = query.number("generation")?;
     Ok(Json(resources::rollback(&plane, &key(named)?, generation, change).await?))

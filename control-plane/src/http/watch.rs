@@ -25,7 +25,6 @@ const PACE: Duration = Duration::from_secs(10);
 
 /// `GET /v1/watch`
 pub(super) async fn watch(State(plane): State<Arc<Plane>>, query: Parameters) -> Result<Response, Refusal> {
-    query.check(&["service", "namespace"], &[])?;
     let request = v1::WatchRequest { namespace: query.text("namespace"), service: query.text("service") };
     let watcher = Watcher::begin(&plane, request)?;
     let lines = stream::unfold(watcher, |mut watcher| async move {

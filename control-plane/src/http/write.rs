@@ -27,20 +27,16 @@ type Named = Result<Path<(String, String, String)>, PathRejection>;
 pub(super) async fn register(
     State(plane): State<Arc<Plane>>,
     ConnectInfo(peer): Peer,
-    query: Parameters,
     Message(request): Message<v1::RegisterRequest>,
 ) -> Result<(StatusCode, Json<v1::RegisterResponse>), Refusal> {
-    query.check(&[], &[])?;
     Ok((StatusCode::CREATED, Json(calls::register(&plane, request, Some(peer)).await?)))
 }
 
 /// `POST /v1/heartbeats`
 pub(super) async fn heartbeat(
     State(plane): State<Arc<Plane>>,
-    query: Parameters,
     Message(request): Message<v1::HeartbeatRequest>,
 ) -> Answer<v1::HeartbeatResponse> {
-    query.check(&[], &[])?;
     let mut answer = calls::heartbeat(&plane, request).await?;
     answer.going_away = plane.is_closing();
     Ok(Json(answer))
@@ -53,7 +49,6 @@ pub(super) async fn deregister(
     named: Named,
     query: Parameters,
 ) -> Answer<v1::DeregisterResponse> {
-    query.check(&["epoch", "drain", "drain_deadline", "reason", "client"], &[])?;
     let mut checks = Checks::default();
     let epoch = checks.take(query.number("epoch")).unwrap_or_default();
     let drain = checks.take(query.flag("drain")).unwrap_or_default();
@@ -75,10 +70,8 @@ pub(super) async fn drain(
     State(plane): State<Arc<Plane>>,
     ConnectInfo(peer): Peer,
     named: Named,
-    query: Parameters,
     Message(mut request): Message<v1::DrainRequest>,
 ) -> Answer<v1::DrainResponse> {
-    query.check(&[], &[])?;
     name(&mut request.key, named)?;
     Ok(Json(calls::drain(&plane, request, Some(peer)).await?))
 }
@@ -88,10 +81,8 @@ pub(super) async fn set_override(
     State(plane): State<Arc<Plane>>,
     ConnectInfo(peer): Peer,
     named: Named,
-    query: Parameters,
     Message(mut request): Message<v1::OverrideRequest>,
 ) -> Answer<v1::OverrideResponse> {
-    query.check(&[], &[])?;
     name(&mut request.key, named)?;
     Ok(Json(calls::set_override(&plane, request, Some(peer)).await?))
 }
@@ -101,7 +92,6 @@ pub(super) async fn wait_applied(
     State(plane): State<Arc<Plane>>,
     query: Parameters,
 ) -> Answer<v1::WaitAppliedResponse> {
-    query.check(&["revision", "deadline"], &[])?;
     let deadline = query.duration("deadline")?.map(wire_duration);
     let request = v1::WaitAppliedRequest { revision: query.number("revision")?, deadline };
     Ok(Json(calls::wait_applied(&plane, request).await?))

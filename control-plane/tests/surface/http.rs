@@ -1,5 +1,7 @@
 //! The HTTP port over a socket.
 
+mod openapi;
+mod tapper;
 mod write;
 
 use crate::harness::{Plane, Proxy};
