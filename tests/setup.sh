@@ -130,6 +130,8 @@ case ${1:-} in
             say "the tests with Python's clients are left out"
         "$here/python-env.sh" "$target/init-env" "$here/tests/init/requirements.txt" ||
             say "the tests of projects made with FastAPI are left out"
+        "$here/python-env.sh" "$target/api-clients-env" "$here/tests/api_clients/requirements.txt" ||
+            say "the tests with clients of the HTTP API are left out"
         ;;
     --bench)
         ensure nginx haproxy wrk h2load || say "the benchmark leaves out the peers that are missing"

@@ -12,6 +12,7 @@ mod cli;
 mod drain;
 mod first_five_minutes;
 mod ghosts;
+mod http_commands;
 mod injected_faults;
 mod killed_instance;
 mod outage_under_load;
