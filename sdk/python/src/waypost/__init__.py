@@ -4,6 +4,8 @@
 are never imported here: the standard library is all that this package needs.
 """
 
+from waypost.aio import AsyncClient, AsyncRegistered, AsyncWatch
+from waypost.client import Client
 from waypost.errors import (
     ConfigurationError,
     ControlPlaneUnreachableError,
@@ -14,16 +16,49 @@ from waypost.errors import (
     Violation,
     WaypostError,
 )
+from waypost.model import (
+    DrainOutcome,
+    Endpoint,
+    Instance,
+    InstanceKey,
+    Load,
+    Protocol,
+    Registration,
+    ServiceSummary,
+    State,
+    WatchStep,
+)
+from waypost.registered import LeaseStatus, Registered
+from waypost.service import Service
+from waypost.watch import Watch
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AsyncClient",
+    "AsyncRegistered",
+    "AsyncWatch",
+    "Client",
     "ConfigurationError",
     "ControlPlaneUnreachableError",
+    "DrainOutcome",
+    "Endpoint",
+    "Instance",
+    "InstanceKey",
+    "LeaseStatus",
     "LeaseSupersededError",
+    "Load",
     "NotFoundError",
     "Problem",
+    "Protocol",
     "RefusedError",
+    "Registered",
+    "Registration",
+    "Service",
+    "ServiceSummary",
+    "State",
     "Violation",
+    "Watch",
+    "WatchStep",
     "WaypostError",
 ]

@@ -31,7 +31,7 @@ def duration(value: float) -> str:
     return f"{value:.9f}".rstrip("0").rstrip(".") + "s"
 
 
-def _integer(value: object) -> int:
+def integer(value: object) -> int:
     """A number that may come as a string: proto3's JSON mapping writes 64-bit integers so."""
     return int(value) if isinstance(value, (str, int)) and value != "" else 0
 
@@ -192,10 +192,10 @@ class Instance:
             registration=Registration.from_json(value.get("spec") or {}),
             state=State.from_json(value.get("state")),
             reason=value.get("reason", ""),
-            epoch=_integer(value.get("epoch", 0)),
+            epoch=integer(value.get("epoch", 0)),
             ttl=seconds(value.get("ttl")) or 0.0,
-            revision=_integer(value.get("revision", 0)),
-            share_percent=_integer(value.get("share_percent") or 100),
+            revision=integer(value.get("revision", 0)),
+            share_percent=integer(value.get("share_percent") or 100),
             registered_at=value.get("registered_at", ""),
             renewed_at=value.get("renewed_at", ""),
             client=value.get("client", ""),
@@ -234,11 +234,11 @@ class Endpoint:
             address=value.get("address", ""),
             version=value.get("version", ""),
             zone=value.get("zone", ""),
-            weight=_integer(value.get("weight", 0)),
+            weight=integer(value.get("weight", 0)),
             protocol=Protocol.from_json(value.get("protocol")),
             tags=_texts(value.get("tags")),
-            epoch=_integer(value.get("epoch", 0)),
-            share_percent=_integer(value.get("share_percent") or 100),
+            epoch=integer(value.get("epoch", 0)),
+            share_percent=integer(value.get("share_percent") or 100),
         )
 
     @property
@@ -269,10 +269,10 @@ class ServiceSummary:
             namespace=key.get("namespace") or "default",
             name=key.get("name", ""),
             description=value.get("description", ""),
-            up=_integer(value.get("up", 0)),
-            down=_integer(value.get("down", 0)),
-            draining=_integer(value.get("draining", 0)),
-            suspect=_integer(value.get("suspect", 0)),
+            up=integer(value.get("up", 0)),
+            down=integer(value.get("down", 0)),
+            draining=integer(value.get("draining", 0)),
+            suspect=integer(value.get("suspect", 0)),
             versions=_texts(value.get("versions")),
             tags=_texts(value.get("tags")),
         )
@@ -338,7 +338,7 @@ class Grant:
             for each in value.get("conflicts") or ()
         )
         key = InstanceKey.from_json(value.get("key") or {})
-        return cls(key, _integer(value.get("epoch", 0)), ttl, interval if interval < ttl else ttl / 3, conflicts)
+        return cls(key, integer(value.get("epoch", 0)), ttl, interval if interval < ttl else ttl / 3, conflicts)
 
 
 @dataclass(frozen=True)
@@ -363,7 +363,7 @@ class DrainOutcome:
         return cls(
             complete=bool(value.get("complete", False)),
             took=seconds(value.get("took")) or took,
-            in_flight=_integer(value.get("in_flight", 0)),
+            in_flight=integer(value.get("in_flight", 0)),
             waiting_for=_texts(value.get("waiting_for")),
         )
 

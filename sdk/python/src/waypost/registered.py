@@ -1,0 +1,164 @@
+"""A registered instance, as its program holds it: what became of its lease, and how it leaves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from enum import Enum
+from types import TracebackType
+
+from waypost.backoff import Backoff
+from waypost.errors import RefusedError, WaypostError
+from waypost.keeper import Keeper, log, superseded
+from waypost.leases import Lease, Phase
+from waypost.model import DrainOutcome, InstanceKey, Load, Registration, duration
+from waypost.transport import Transport
+
+# Added to the control plane's own deadline, so that it is the one that answers.
+_GRACE = 5.0
+
+
+class LeaseStatus(Enum):
+    """What has become of a lease."""
+
+    HELD = "held"
+    """The control plane keeps it."""
+    DISCONNECTED = "disconnected"
+    """The control plane cannot be reached; proxies go by what they know."""
+    LOST = "lost"
+    """The control plane does not know it (any more); it is being registered."""
+    SUPERSEDED = "superseded"
+    """Another process has taken its name: this one is out for good."""
+    LEFT = "left"
+    """It was drained or deregistered."""
+
+
+class Registered:
+    """A lease that is kept alive until it is drained or deregistered. As a context manager it drains at the end."""
+
+    def __init__(
+        self, keeper: Keeper, transport: Callable[[], Transport], lease: Lease, client: str, drain_timeout: float
+    ) -> None:
+        self._keeper = keeper
+        self._transport = transport
+        self._lease = lease
+        self._client = client
+        self._drain_timeout = drain_timeout
+        self._left: DrainOutcome | None = None
+
+    def __enter__(self) -> Registered:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.drain()
+
+    def __repr__(self) -> str:
+        return f"<Registered {self.key} {self.status.value}>"
+
+    @property
+    def key(self) -> InstanceKey:
+        """The instance's name."""
+        return self._lease.key
+
+    @property
+    def registration(self) -> Registration:
+        """What is registered."""
+        return self._lease.registration
+
+    @property
+    def epoch(self) -> int:
+        """The lease's epoch; it grows with each registration. 0 before the first."""
+        return self._lease.grant.epoch if self._lease.grant else 0
+
+    @property
+    def error(self) -> WaypostError | None:
+        """Why the lease is not held, where there is a reason."""
+        if self.status is LeaseStatus.SUPERSEDED:
+            return superseded(self._lease)
+        return self._lease.error or self._keeper.away
+
+    @property
+    def status(self) -> LeaseStatus:
+        """What has become of the lease."""
+        if self._left is not None or (self._lease.phase is Phase.OVER and self._lease.leaving):
+            return LeaseStatus.LEFT
+        if self._lease.phase is Phase.OVER:
+            return LeaseStatus.SUPERSEDED
+        if self._keeper.away is not None:
+            return LeaseStatus.DISCONNECTED
+        return LeaseStatus.HELD if self._lease.phase is Phase.HELD else LeaseStatus.LOST
+
+    def wait(self, timeout: float) -> bool:
+        """Waits until the lease is held, at most so many seconds."""
+        return self._keeper.wait(lambda: self._lease.phase is Phase.HELD, timeout)
+
+    def set_health(self, healthy: bool, reason: str = "") -> None:
+        """Takes the instance out of rotation, and puts it back."""
+        self._keeper.change(lambda now: self._lease.report_health(healthy, reason, now))
+
+    def set_load(self, load: Load | None) -> None:
+        """Says how busy the instance is. From a utilization of 0.8 on it gets less of its share of traffic."""
+        self._keeper.change(lambda now: self._lease.report_load(load, now))
+
+    def update(self, registration: Registration) -> None:
+        """Registers something else in place of what is registered, under a new epoch and without a gap."""
+        self._keeper.change(lambda now: self._lease.replace(registration, now))
+
+    def release(self) -> None:
+        """Stops the heartbeats without deregistering: another process of the same instance goes on with it."""
+        self._left = self._left or DrainOutcome(False, 0.0, reason="handed over")
+        self._keeper.forget(self._lease)
+
+    def drain(self, timeout: float | None = None) -> DrainOutcome:
+        """Takes the instance out through the drain barrier; returns when no proxy has a request in flight to it.
+
+        Keep serving until then. It never raises: the outcome says what is not as it should be. After `timeout`
+        seconds the instance is removed all the same.
+        """
+        timeout = self._drain_timeout if timeout is None else timeout
+        query = {"drain": True, "drain_deadline": duration(timeout), "reason": "the program ends"}
+        return self._leave(query, timeout)
+
+    def deregister(self, reason: str = "") -> DrainOutcome:
+        """Takes the instance out at once; requests in flight to it may fail."""
+        return self._leave({"reason": reason}, 5.0)
+
+    def _leave(self, query: dict[str, object], timeout: float) -> DrainOutcome:
+        if self._left is not None:
+            return self._left
+        started = time.monotonic()
+        epoch = self._keeper.leave(self._lease, timeout)
+        self._left = self._ask(query, epoch, started, timeout) if epoch else _never(started)
+        self._keeper.forget(self._lease)
+        log.info("left %s: drain %s", self.key, self._left)
+        return self._left
+
+    def _ask(self, query: dict[str, object], epoch: int, started: float, timeout: float) -> DrainOutcome:
+        key = self.key
+        path = f"/v1/instances/{key.namespace}/{key.service}/{key.id}"
+        transport, backoff = self._transport(), Backoff(0.1, 1.0)
+        while True:
+            left = timeout - (time.monotonic() - started)
+            try:
+                answer = transport.call(
+                    "DELETE",
+                    path,
+                    query={**query, "epoch": str(epoch), "client": self._client},
+                    timeout=max(left, 0.1) + _GRACE,
+                )
+            except WaypostError as error:
+                took = time.monotonic() - started
+                wait = backoff.after_failure()
+                if not error.is_retryable or took + wait >= timeout:
+                    gone = isinstance(error, RefusedError)
+                    reason = f"nothing to drain: {error}" if gone else str(error)
+                    return DrainOutcome(False, took, reason=reason)
+                time.sleep(wait)
+                continue
+            return DrainOutcome.from_json(answer.get("drain"), time.monotonic() - started)
+
+
+def _never(started: float) -> DrainOutcome:
+    return DrainOutcome(True, time.monotonic() - started, reason="it was never registered")

@@ -1,0 +1,176 @@
+"""What stands around an ASGI app: it begins with the app's lifespan, counts requests, and asks for the app's health."""
+
+from __future__ import annotations
+
+import asyncio
+import concurrent.futures
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, MutableMapping
+from typing import Any
+
+from waypost.service.lifecycle import Lifecycle
+
+Message = MutableMapping[str, Any]
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[Message]]
+Send = Callable[[Message], Awaitable[None]]
+App = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+log = logging.getLogger("waypost")
+
+# The server has stopped accepting when it ends the lifespan: what can be waited for is in flight elsewhere.
+_LATE_LEAVE = 5.0
+_SERVER_ERROR = 500
+_OK = range(200, 400)
+
+
+class ServiceMiddleware:
+    """An ASGI app around another one, which is registered while it is served."""
+
+    def __init__(self, app: App, lifecycle: Lifecycle, health_endpoint: str | None, interval: float) -> None:
+        self._app = app
+        self._lifecycle = lifecycle
+        self._health_endpoint = health_endpoint
+        self._interval = interval
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """ASGI."""
+        if scope["type"] == "lifespan":
+            await self._lifespan(scope, receive, send)
+            return
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        lifecycle = self._lifecycle
+        server = scope.get("server")
+        if server and lifecycle.port is None:
+            lifecycle.port = server[1]
+        lifecycle.in_flight += 1
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            lifecycle.in_flight -= 1
+
+    async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
+        asked = False
+
+        async def hears() -> Message:
+            nonlocal asked
+            asked = True
+            message = await receive()
+            if message["type"] == "lifespan.shutdown":
+                await self._stop()
+            return message
+
+        async def says(message: Message) -> None:
+            if message["type"] == "lifespan.startup.complete":
+                self._start(receive)
+            await send(message)
+
+        try:
+            await self._app(scope, hears, says)
+        except Exception:
+            if asked:
+                raise
+            log.debug("the app does not speak the lifespan protocol", exc_info=True)
+        if not asked:
+            await hears()
+            await says({"type": "lifespan.startup.complete"})
+            await hears()
+            await send({"type": "lifespan.shutdown.complete"})
+
+    def _start(self, receive: Receive) -> None:
+        loop = asyncio.get_running_loop()
+        health = None
+        if self._health_endpoint:
+            health = HealthCheck(self._app, self._health_endpoint, self._interval, loop)
+        self._lifecycle.start(loop, health)
+        # uvicorn hands in a method of its own, which knows the port; it matters only where there are several.
+        config = getattr(getattr(receive, "__self__", None), "config", None)
+        port = getattr(config, "port", None)
+        if isinstance(port, int) and port and self._lifecycle.port is None:
+            self._lifecycle.port = port
+
+    async def _stop(self) -> None:
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(None, functools.partial(self._lifecycle.stop, _LATE_LEAVE))
+
+
+class HealthCheck:
+    """Asks the app's health endpoint within the process: no connection, no line in the access log.
+
+    An answer of 5xx takes the instance out of rotation, one of 2xx or 3xx puts it back. No answer, or another one (404:
+    there is no such endpoint), says nothing: a busy loop is no failing check.
+    """
+
+    def __init__(self, app: App, path: str, interval: float, loop: asyncio.AbstractEventLoop) -> None:
+        self._app = app
+        self._path = path
+        self._interval = interval
+        self._loop = loop
+        self._asked_at = 0.0
+        self._asked: concurrent.futures.Future[int] | None = None
+
+    def poll(self) -> tuple[bool, str] | None:
+        """What it has answered last, once; never waits."""
+        asked = self._asked
+        if asked is not None and asked.done():
+            self._asked = None
+            return self._said(asked)
+        now = time.monotonic()
+        if asked is None and now >= self._asked_at + self._interval and not self._loop.is_closed():
+            self._asked_at = now
+            self._asked = asyncio.run_coroutine_threadsafe(self._ask(), self._loop)
+        return None
+
+    def _said(self, asked: concurrent.futures.Future[int]) -> tuple[bool, str] | None:
+        if asked.cancelled():
+            return None
+        error = asked.exception()
+        if error is not None:
+            return False, f"GET {self._path} failed: {type(error).__name__}: {error}"
+        status = asked.result()
+        if status >= _SERVER_ERROR:
+            return False, f"GET {self._path} answered {status}"
+        return (True, "") if status in _OK else None
+
+    async def _ask(self) -> int:
+        status = 0
+        ended = asyncio.Event()
+        sent = False
+
+        async def receive() -> Message:
+            nonlocal sent
+            if not sent:
+                sent = True
+                return {"type": "http.request", "body": b"", "more_body": False}
+            await ended.wait()
+            return {"type": "http.disconnect"}
+
+        async def send(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "http_version": "1.1",
+            "method": "GET",
+            "scheme": "http",
+            "path": self._path,
+            "raw_path": self._path.encode(),
+            "query_string": b"",
+            "root_path": "",
+            "headers": [(b"host", b"localhost"), (b"user-agent", b"waypost-python")],
+            "client": ("127.0.0.1", 0),
+            "server": ("127.0.0.1", 0),
+            "state": {},
+        }
+        try:
+            await self._app(scope, receive, send)
+        finally:
+            ended.set()
+        return status

@@ -1,0 +1,257 @@
+"""The way of a service in one process: it waits until the server listens, registers, keeps that true, drains.
+
+    started ──▶ the server listens ──▶ member of the roster ──▶ leads: registered ──▶ leaving ──▶ drained, passed on
+                                              ▲      │                                  │
+                                              └──────┘ the leader is gone               └─▶ others go on: handed over
+
+All of it happens in one native thread, which begins with the server and not with the import: a process that imports an
+app without serving it (a test, a script, a supervisor) registers nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from waypost.client import Client
+from waypost.errors import WaypostError
+from waypost.registered import LeaseStatus, Registered
+from waypost.service.listener import Listener, listeners, reachable, supervisor_stays
+from waypost.service.load import LoopProbe, together
+from waypost.service.roster import Roster, Word
+from waypost.service.settings import Settings, host_port
+from waypost.service.signals import Gate
+from waypost.transport import Transport
+
+log = logging.getLogger("waypost")
+
+_TICK = 0.1
+_UPKEEP = 0.3
+_GLANCE = 0.02
+# How long a worker that is told to end waits to see whether the others are told, too.
+_OTHERS_ARE_TOLD = 1.0
+_SAY_THAT_NOTHING_LISTENS = 10.0
+
+
+class Health(Protocol):
+    """Asks the service how it is."""
+
+    def poll(self) -> tuple[bool, str] | None:
+        """What it has answered last, if that says anything; never waits."""
+
+
+class Lifecycle:
+    """A service in this process."""
+
+    def __init__(self, settings: Settings, endpoints: Callable[[], tuple[str, ...]]) -> None:
+        self._settings = settings
+        self._endpoints = endpoints
+        # Fails where the control plane's address is none: with the import, where everybody sees it.
+        self._planes = Transport(settings.registry_url)
+        self._pid = 0
+        self._reset()
+
+    def _reset(self) -> None:
+        self.in_flight = 0
+        self.port: int | None = None
+        """Which port the app is served at, where the server says so."""
+        self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
+        self._gate = Gate(lambda: self._commands.put("leave"))
+        self._thread: threading.Thread | None = None
+        self._probe: LoopProbe | None = None
+        self._health: Health | None = None
+        self._roster: Roster | None = None
+        self._client: Client | None = None
+        self._registered: Registered | None = None
+        self._listener: Listener | None = None
+        self._address_registered: str | None = None
+        self._upkeep_at = 0.0
+
+    @property
+    def registered(self) -> Registered | None:
+        """The lease, in the worker that keeps it."""
+        return self._registered
+
+    @property
+    def started(self) -> bool:
+        """Whether this process serves."""
+        return self._pid == os.getpid()
+
+    def start(self, loop: asyncio.AbstractEventLoop | None = None, health: Health | None = None) -> None:
+        """The server is about to listen, or listens. Once for each process; call it from the main thread."""
+        if self.started:
+            return
+        self._reset()
+        self._pid = os.getpid()
+        self._probe = None if loop is None else LoopProbe(loop)
+        self._health = health
+        self._gate.install(loop)
+        self._thread = threading.Thread(target=self._run, name="waypost-service", daemon=True)
+        self._thread.start()
+
+    def take_signals(self) -> None:
+        """Takes the signals where that could not be done before, or where the server has set its own since."""
+        self._gate.install()
+
+    def stop(self, timeout: float) -> None:
+        """Leaves, and waits for it: the server ends without a signal, or was not told by one."""
+        thread = self._thread
+        if thread is None or not self.started:
+            return
+        self._commands.put("leave")
+        thread.join(timeout)
+
+    def _run(self) -> None:
+        try:
+            self._serve()
+        except WaypostError as error:
+            log.error("%s is not registered: %s", self._settings.name, error)
+        except Exception:
+            log.exception("%s is not registered: a defect of the SDK", self._settings.name)
+        try:
+            self._leave()
+        finally:
+            self._gate.open()
+
+    def _serve(self) -> None:
+        address = self._address()
+        if address is None:
+            return
+        settings = self._settings
+        self._address_registered = address
+        self._roster = Roster(f"{settings.namespace}/{settings.name}/{address}")
+        while not self._told(_TICK):
+            if self._probe is not None:
+                self._probe.tick()
+            now = time.monotonic()
+            if now >= self._upkeep_at:
+                self._upkeep_at = now + _UPKEEP
+                try:
+                    self._upkeep(self._roster, address)
+                except Exception:
+                    log.exception("%s stays as it is registered", self._settings.name)
+
+    def _told(self, timeout: float) -> bool:
+        try:
+            self._commands.get(timeout=timeout)
+        except queue.Empty:
+            return False
+        return True
+
+    def _address(self) -> str | None:
+        """Waits until the server listens; None if this process is to end first."""
+        waited, step = 0.0, 0.01
+        while True:
+            found = listeners()
+            chosen = self._choose(found)
+            if chosen is not None:
+                self._listener = chosen
+                return self._settings.address or reachable(chosen, self._planes.current)
+            if self._told(step):
+                return None
+            if waited < _SAY_THAT_NOTHING_LISTENS <= waited + step:
+                log.warning("%s", self._why_not(found))
+            waited += step
+            step = min(step * 1.5, 0.25)
+
+    def _choose(self, found: list[Listener]) -> Listener | None:
+        if self._settings.address:
+            return found[0] if found else None
+        usable = [listener for listener in found if listener.port]
+        if len(usable) > 1 and self.port is not None:
+            return next((listener for listener in usable if listener.port == self.port), None)
+        return usable[0] if len(usable) == 1 else None
+
+    def _why_not(self, found: list[Listener]) -> str:
+        name = self._settings.name
+        ports = [host_port(listener.host, listener.port) for listener in found if listener.port]
+        if ports:
+            return (
+                f"{name} is not registered: this process listens at {', '.join(ports)}, and which of them is the "
+                "service is not known before its first request; say so with url= or WAYPOST_ADDRESS"
+            )
+        return (
+            f"{name} is not registered: this process listens at no TCP port; if proxies reach it by another way, "
+            "say by which with url= or WAYPOST_ADDRESS"
+        )
+
+    def _upkeep(self, roster: Roster, address: str) -> None:
+        word = Word(False, self.in_flight, None if self._probe is None else round(self._probe.utilization(), 3))
+        roster.say(word)
+        if not roster.try_lead():
+            return
+        # Routes may be added at any time.
+        wanted = self._settings.registration(address, self._endpoints())
+        registered = self._registered
+        if registered is None:
+            settings = self._settings
+            self._client = Client([str(plane) for plane in self._planes.addresses])
+            registered = self._client.register(wanted, ttl=settings.ttl, wait=0, drain_timeout=settings.drain_timeout)
+            self._registered = registered
+            roster.begin()
+        elif registered.registration != wanted:
+            log.info("%s has other endpoints now: registering it again", registered.key)
+            registered.update(wanted)
+        registered.set_load(together(roster.everybody()))
+        report = None if self._health is None else self._health.poll()
+        if report is not None:
+            registered.set_health(*report)
+
+    def _leave(self) -> None:
+        roster, registered = self._roster, self._registered
+        if roster is None:
+            return
+        roster.say(Word(True, self.in_flight))
+        inode = 0 if self._listener is None else self._listener.inode
+        # The workers that stay, or that come instead, are the same instance: its lease goes on.
+        goes_on = not self._wait_for_others(roster) or supervisor_stays(inode)
+        if registered is not None and roster.leading:
+            if goes_on or registered.status is LeaseStatus.SUPERSEDED:
+                registered.release()
+            else:
+                registered.drain()
+                roster.conclude()
+        elif not goes_on:
+            self._wait_for_drain(roster)
+            self._drain_for_another(roster)
+        roster.quit()
+
+    def _wait_for_others(self, roster: Roster) -> bool:
+        """Whether all workers are about to end: whoever stops all of them tells them one after another."""
+        until = time.monotonic() + _OTHERS_ARE_TOLD
+        while any(not word.leaving for word in roster.others()):
+            if time.monotonic() >= until:
+                return False
+            time.sleep(_GLANCE)
+        return True
+
+    def _wait_for_drain(self, roster: Roster) -> None:
+        """Serves until the worker that keeps the lease has drained it."""
+        until = time.monotonic() + self._settings.drain_timeout + _OTHERS_ARE_TOLD
+        while roster.led() and time.monotonic() < until:
+            time.sleep(_GLANCE)
+
+    def _drain_for_another(self, roster: Roster) -> None:
+        """The worker that kept the lease is gone without a drain (killed, or it took this one for one that stays)."""
+        settings = self._settings
+        if self._address_registered is None or not roster.try_lead() or roster.concluded:
+            return
+        client = Client([str(plane) for plane in self._planes.addresses])
+        try:
+            client.deregister(
+                settings.name,
+                self._address_registered,
+                namespace=settings.namespace,
+                drain=True,
+                timeout=settings.drain_timeout,
+                reason="the last worker ends",
+            )
+        except WaypostError as error:
+            log.warning("%s is left to its lease: %s", settings.name, error)
+        roster.conclude()

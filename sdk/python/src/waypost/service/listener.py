@@ -1,0 +1,102 @@
+"""Where this process listens, and how proxies reach that.
+
+The process' own sockets tell: a server that has bound and listens accepts connections from then on, whichever server it
+is. No request is made and no server's insides are read, a hint aside where several ports are open.
+"""
+
+from __future__ import annotations
+
+import os
+import socket
+import stat
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from waypost.service.settings import host_port
+from waypost.transport import Address
+
+_ANY = ("0.0.0.0", "::")  # noqa: S104 (read, not bound)
+
+
+@dataclass(frozen=True)
+class Listener:
+    """A socket of this process that accepts connections."""
+
+    host: str
+    port: int
+    """0 for one that is not TCP."""
+    inode: int
+
+
+def listeners() -> list[Listener]:
+    """All of them, those that share a port once."""
+    found: dict[tuple[str, int], Listener] = {}
+    for descriptor in _descriptors():
+        listener = _listener(descriptor)
+        if listener is not None:
+            found.setdefault((listener.host, listener.port), listener)
+    return list(found.values())
+
+
+def reachable(listener: Listener, control_plane: Address) -> str:
+    """`host:port` for proxies. Where it is bound to all interfaces: the one that leads towards the control plane."""
+    host = listener.host
+    if host in _ANY:
+        host = _towards(control_plane) or "127.0.0.1"
+    return host_port(host, listener.port)
+
+
+def supervisor_stays(inode: int) -> bool:
+    """Whether the process that has started this worker goes on serving.
+
+    A Gunicorn master closes its own copy of the socket before it ends its workers for good, and keeps it where it only
+    replaces them (HUP, max_requests). Other supervisors keep it always, so that nothing can be told: False.
+    """
+    if "gunicorn.arbiter" not in sys.modules or not inode:
+        return False
+    folder = Path(f"/proc/{os.getppid()}/fd")
+    try:
+        return any(os.readlink(entry) == f"socket:[{inode}]" for entry in folder.iterdir())
+    except OSError:
+        return False
+
+
+def _descriptors() -> list[int]:
+    folder = "/proc/self/fd" if sys.platform == "linux" else "/dev/fd"
+    try:
+        return [int(name) for name in os.listdir(folder) if name.isdigit()]
+    except OSError:
+        return []
+
+
+def _listener(descriptor: int) -> Listener | None:
+    try:
+        status = os.fstat(descriptor)
+        # Nothing but sockets is copied: closing a copy of a file would drop the locks that SQLite holds on it.
+        if not stat.S_ISSOCK(status.st_mode):
+            return None
+        copy = socket.socket(fileno=os.dup(descriptor))
+    except OSError:
+        return None
+    with copy:
+        try:
+            if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
+                return None
+            name = copy.getsockname()
+        except OSError:
+            return None
+    if copy.family in (socket.AF_INET, socket.AF_INET6):
+        return Listener(str(name[0]).split("%", 1)[0], int(name[1]), status.st_ino)
+    return Listener(os.fsdecode(name) if isinstance(name, (str, bytes)) else "", 0, status.st_ino)
+
+
+def _towards(control_plane: Address) -> str | None:
+    """The address of the interface from which the control plane is reached; nothing is sent."""
+    try:
+        kind, _, _, _, target = socket.getaddrinfo(control_plane.host, control_plane.port, type=socket.SOCK_DGRAM)[0]
+        with socket.socket(kind, socket.SOCK_DGRAM) as probe:
+            probe.connect(target)
+            return str(probe.getsockname()[0]).split("%", 1)[0]
+    except OSError:
+        return None

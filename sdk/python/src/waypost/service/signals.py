@@ -1,0 +1,92 @@
+"""Takes the signals that end a server before the server does, and passes them on when the drain is over.
+
+Servers stop accepting as soon as they are told to end, while proxies still send to them. Here a signal is held back,
+the instance drains while the server serves as ever, and then the server sees the signal as if it had just come:
+
+    SIGTERM ──▶ held back ──▶ drain ──▶ the server's own handler
+
+More SIGTERMs change nothing meanwhile (a supervisor and its supervisor may both send one); a second SIGINT, Ctrl-C,
+ends the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+
+
+class Gate:
+    """Holds signals back until `open`."""
+
+    def __init__(self, told: Callable[[], None]) -> None:
+        """`told` is called with the first signal, within its handler: it must take no lock."""
+        self._told = told
+        self._previous: dict[int, Any] = {}
+        self._looped: dict[int, Callable[[], None]] = {}
+        self._pending: list[int] = []
+        self._open = False
+
+    def install(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
+        """Steps in front of the handlers that are there, once. False where signals are not this thread's to handle."""
+        if threading.current_thread() is not threading.main_thread():
+            return False
+        for number in SIGNALS:
+            previous = signal.getsignal(number)
+            if previous is None or previous is signal.SIG_IGN or previous == self._handle:
+                continue
+            handle = getattr(loop, "_signal_handlers", {}).get(number) if loop is not None else None
+            if handle is not None and loop is not None:
+                # `loop.add_signal_handler` has set it (Hypercorn, Gunicorn's own asgi worker): asyncio calls it.
+                self._looped[number] = _again(loop, handle)
+                loop.add_signal_handler(number, self._handle, number, None)
+            else:
+                self._previous[number] = previous
+                signal.signal(number, self._handle)
+        return bool(self._previous or self._looped)
+
+    def open(self) -> None:
+        """Passes on what was held back, and holds nothing back any more. Any thread may call it."""
+        self._open = True
+        main = threading.main_thread().ident
+        for number in self._pending:
+            if number in self._looped:
+                self._looped[number]()
+            elif main is not None:
+                signal.pthread_kill(main, number)
+        self._pending = []
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self._open or (number == signal.SIGINT and number in self._pending):
+            self._open = True
+            self._pass_on(number, frame)
+        elif number not in self._pending:
+            self._pending.append(number)
+            if len(self._pending) == 1:
+                self._told()
+
+    def _pass_on(self, number: int, frame: FrameType | None) -> None:
+        if number in self._looped:
+            self._looped[number]()
+            return
+        previous = self._previous[number]
+        if callable(previous):
+            previous(number, frame)
+        else:
+            signal.signal(number, previous)
+            os.kill(os.getpid(), number)
+
+
+def _again(loop: asyncio.AbstractEventLoop, handle: Any) -> Callable[[], None]:
+    callback, arguments = handle._callback, handle._args  # noqa: SLF001 (there is no other way to ask asyncio)
+
+    def again() -> None:
+        loop.call_soon_threadsafe(callback, *arguments)
+
+    return again
