@@ -1,0 +1,1 @@
+"""Tests of `waypost.gateway`: real servers, real clients, and raw sockets where bytes matter."""
