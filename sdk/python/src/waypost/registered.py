@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Callable
 from enum import Enum
@@ -107,8 +108,15 @@ class Registered:
         self._keeper.change(lambda now: self._lease.replace(registration, now))
 
     def release(self) -> None:
-        """Stops the heartbeats without deregistering: another process of the same instance goes on with it."""
+        """Stops the heartbeats without deregistering: another process of the same instance goes on with it.
+
+        A last beat leaves it the whole lease for that.
+        """
         self._left = self._left or DrainOutcome(False, 0.0, reason="handed over")
+        if self._lease.phase is Phase.HELD:
+            with contextlib.suppress(WaypostError):
+                beats = {"beats": [self._lease.beat()]}
+                self._transport().call("POST", "/v1/heartbeats", body=beats, timeout=1.0)
         self._keeper.forget(self._lease)
 
     def drain(self, timeout: float | None = None) -> DrainOutcome:

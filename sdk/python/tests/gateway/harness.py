@@ -41,8 +41,8 @@ def eventually(holds: Callable[[], object], what: str, within: float = DEADLINE)
 class Server:
     """An ASGI app behind uvicorn, in a thread, at a port of its own."""
 
-    def __init__(self, app: App, lifespan: str = "auto", **options: Any) -> None:
-        self._listener = socket.create_server(("127.0.0.1", 0))
+    def __init__(self, app: App, lifespan: str = "auto", listen_port: int = 0, **options: Any) -> None:
+        self._listener = socket.create_server(("127.0.0.1", listen_port))
         self.port: int = self._listener.getsockname()[1]
         self.address = f"127.0.0.1:{self.port}"
         self.url = f"http://{self.address}"
@@ -191,10 +191,15 @@ class FakeControlPlane:
         self.instances: dict[tuple[str, str], dict[str, Any]] = {}
         self.settled = True
         self.has_stream = True
+        self.watchers = 0
+        """How many have begun to watch."""
+        self.watching = 0
+        """How many do so now."""
+        self.asked_for_status = 0
         self._history: list[dict[str, Any]] = []
         self._server: Server | None = None
         self._is_over = False
-        self._address: str | None = None
+        self._port = 0
         self.start()
 
     @property
@@ -212,13 +217,19 @@ class FakeControlPlane:
             Route("/v1/status", self._status),
             Route("/v1/instances", self._list),
         ]
-        self._server = Server(Starlette(routes=routes))
+        self._server = Server(Starlette(routes=routes), listen_port=self._port)
+        self._port = self._server.port
 
     def stop(self) -> None:
         """Ends it."""
         assert self._server is not None
         self._is_over = True
         self._server.stop()
+
+    def forget(self) -> None:
+        """Forgets everything, as a restart does where nothing is stored."""
+        self.instances.clear()
+        self._history.clear()
 
     def add(self, service: str, address: str, *endpoints: str, epoch: int = 1, **spec: Any) -> None:
         """Registers an instance, or another epoch of it."""
@@ -239,6 +250,15 @@ class FakeControlPlane:
             return JSONResponse({"code": "not_found", "status": 404, "detail": "there is no such thing"}, 404)
 
         async def lines() -> AsyncIterator[str]:
+            self.watchers += 1
+            self.watching += 1
+            try:
+                async for line in changes():
+                    yield line
+            finally:
+                self.watching -= 1
+
+        async def changes() -> AsyncIterator[str]:
             seen = len(self._history)
             everything = {"initial": True, "changed": list(self.instances.values()), "revision": str(seen)}
             yield json.dumps(everything) + "\n"
@@ -259,6 +279,7 @@ class FakeControlPlane:
         return JSONResponse({"routes": [{"entry": entry} for entry in entries.values()], "revision": "1"})
 
     async def _status(self, _: Request) -> Response:
+        self.asked_for_status += 1
         return JSONResponse({"settled": self.settled})
 
     async def _list(self, _: Request) -> Response:

@@ -1,0 +1,123 @@
+"""Who of several processes keeps the lease: real processes, some of which are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster import eventually
+from waypost import ConfigurationError
+from waypost.service.roster import Roster, Word
+
+MEMBER = """
+import sys, time
+from pathlib import Path
+from waypost.service.roster import Roster, Word
+roster = Roster("group", Path(sys.argv[1]))
+print(roster.try_lead(), flush=True)
+for line in sys.stdin:
+    if line == "leave\\n":
+        roster.say(Word(True, 2, 0.5))
+    print(roster.try_lead(), flush=True)
+"""
+
+
+class Member:
+    """A member in a process of its own."""
+
+    def __init__(self, base: Path) -> None:
+        command = [sys.executable, "-c", MEMBER, str(base)]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.leads = self._line()
+
+    def _line(self) -> bool:
+        assert self.process.stdout is not None
+        return self.process.stdout.readline() == "True\n"
+
+    def ask(self, word: str) -> bool:
+        assert self.process.stdin is not None
+        self.process.stdin.write(f"{word}\n")
+        self.process.stdin.flush()
+        return self._line()
+
+    def kill(self) -> None:
+        self.process.send_signal(signal.SIGKILL)
+        self.process.communicate()
+
+
+@pytest.fixture
+def member(tmp_path: Path) -> Iterator[Member]:
+    started = Member(tmp_path)
+    yield started
+    started.kill()
+
+
+def test_one_leads_until_it_is_killed(tmp_path: Path, member: Member) -> None:
+    roster = Roster("group", tmp_path)
+    assert member.leads
+    assert not roster.try_lead()
+    assert roster.led()
+    assert roster.others() == [Word()]
+    assert member.ask("leave")
+    assert roster.others() == [Word(True, 2, 0.5)]
+    member.kill()
+    eventually("the lead is free", roster.try_lead)
+    assert roster.others() == [], "the dead are removed"
+    roster.quit()
+
+
+def test_who_leaves_gives_up_the_lead_and_says_whether_it_has_drained(tmp_path: Path, member: Member) -> None:
+    roster = Roster("group", tmp_path)
+    member.kill()
+    eventually("the lead is free", roster.try_lead)
+    roster.begin()
+    assert not roster.concluded
+    roster.conclude()
+    roster.quit()
+    other = Roster("group", tmp_path)
+    assert not other.led()
+    assert other.concluded
+    assert other.try_lead()
+    other.begin()
+    assert not other.concluded
+    other.quit()
+
+
+def test_another_group_has_another_leader(tmp_path: Path, member: Member) -> None:
+    other = Roster("other", tmp_path)
+    assert member.leads
+    assert other.try_lead()
+    other.quit()
+
+
+def test_a_child_that_is_forked_off_does_not_hold_on_to_the_lead(tmp_path: Path) -> None:
+    roster = Roster("group", tmp_path)
+    assert roster.try_lead()
+    reading, writing = os.pipe()
+    child = os.fork()
+    if child == 0:
+        os.read(reading, 1)
+        os._exit(0)
+    roster.quit()
+    other = Roster("group", tmp_path)
+    assert other.try_lead()
+    assert other.others() == []
+    other.quit()
+    os.write(writing, b"x")
+    os.waitpid(child, 0)
+    os.close(reading)
+    os.close(writing)
+
+
+def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:
+    folder = tmp_path / f"waypost-{os.getuid()}"
+    folder.mkdir()
+    folder.chmod(0o777)
+    with pytest.raises(ConfigurationError, match="TMPDIR"):
+        Roster("group", tmp_path)

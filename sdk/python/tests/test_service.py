@@ -1,0 +1,346 @@
+"""`@Service` under real servers: when it registers, as what, and how it leaves."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster import Cluster, Process, eventually, get
+from load import Load
+from waypost import State
+
+GUNICORN = ("gunicorn", "-k", "uvicorn.workers.UvicornWorker", "-w", "2", "--no-control-socket")
+
+ABOVE = """
+from fastapi import FastAPI
+from waypost import Service
+
+app = FastAPI()
+
+@Service(name="{name}", version="2.1.0", description="Users", tags=["a", "b"], {options})
+@app.get("/{name}/{{user_id:int}}")
+async def get_user(user_id: int):
+    return {{"user_id": user_id}}
+
+@app.post("/{name}/")
+def create_user(user: dict):
+    return user
+"""
+
+BELOW = """
+from fastapi import FastAPI
+from waypost import Service
+
+app = FastAPI()
+
+@app.get("/{name}/{{user_id}}")
+@Service(name="{name}", version="2.1.0", description="Users", tags=["a", "b"], {options})
+async def get_user(user_id: int):
+    return {{"user_id": user_id}}
+
+@app.post("/{name}/")
+def create_user(user: dict):
+    return user
+"""
+
+ON_APP = """
+from fastapi import FastAPI
+from waypost import Service
+
+app = Service(name="{name}", version="2.1.0", description="Users", tags=["a", "b"], {options})(FastAPI())
+
+@app.get("/{name}/{{user_id}}")
+async def get_user(user_id: int):
+    return {{"user_id": user_id}}
+
+@app.post("/{name}/")
+def create_user(user: dict):
+    return user
+"""
+
+PIDS = """
+import asyncio, os, time
+from fastapi import FastAPI
+from waypost import Service
+
+app = FastAPI()
+Service(name="{name}", {options})(app)
+
+@app.get("/pid")
+async def pid():
+    return os.getpid()
+
+@app.get("/until/{{file}}")
+async def until(file: str):
+    while not os.path.exists(file):
+        await asyncio.sleep(0.01)
+    return file
+
+@app.get("/block/{{seconds}}")
+async def block(seconds: float):
+    time.sleep(seconds)
+"""
+
+
+@pytest.mark.parametrize(("order", "source"), [("above", ABOVE), ("below", BELOW), ("on-the-app", ON_APP)])
+def test_it_registers_from_a_handler_in_either_order_and_from_the_app(
+    shared_cluster: Cluster, order: str, source: str
+) -> None:
+    name = f"order-{order}"
+    server = shared_cluster.serve(source.format(name=name, options=""))
+    instance = shared_cluster.instance(name)
+    known = instance.registration
+    assert (known.version, known.description, known.tags) == ("2.1.0", "Users", ("a", "b"))
+    assert set(known.endpoints) == {f"GET /{name}/{{}}", f"POST /{name}/"}
+    assert shared_cluster.get(f"/{name}/7") == (200, b'{"user_id":7}'), "by its endpoint"
+    assert shared_cluster.get(f"/{name}/{name}/7") == (200, b'{"user_id":7}'), "by its prefix"
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert shared_cluster.client.instances(name) == [], "it has left when it has ended"
+
+
+def test_it_registers_when_the_server_listens_and_not_before(shared_cluster: Cluster, tmp_path: Path) -> None:
+    source = """
+import asyncio, contextlib, os
+from fastapi import FastAPI
+from waypost import Service
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    open("starting", "w").close()
+    while not os.path.exists("go"):
+        await asyncio.sleep(0.01)
+    yield
+
+app = Service(name="ready")(FastAPI(lifespan=lifespan))
+"""
+    for name in ("starting", "go"):
+        (shared_cluster.folder / name).unlink(missing_ok=True)
+    with shared_cluster.client.watch("ready") as watch:
+        assert not next(watch).instances
+        shared_cluster.serve(source)
+        eventually("its lifespan has begun", (shared_cluster.folder / "starting").exists)
+        assert shared_cluster.client.instances("ready") == []
+        (shared_cluster.folder / "go").touch()
+        step = next(watch)
+    (instance,) = step.instances.values()
+    assert get(instance.address, "/nothing")[0] == 404, "the first connection after that is answered"
+    assert tmp_path.exists()
+
+
+def test_requests_in_flight_are_answered_and_new_ones_accepted_until_the_drain_is_over(
+    shared_cluster: Cluster,
+) -> None:
+    server = shared_cluster.serve(PIDS.format(name="draining", options=""))
+    instance = shared_cluster.instance("draining")
+    answers: list[tuple[int, bytes]] = []
+    slow = threading.Thread(target=lambda: answers.append(shared_cluster.get("/draining/until/drained")))
+    slow.start()
+    load = "its in-flight request is known"
+    eventually(load, lambda: b'"draining"' in get(shared_cluster.http, "/v1/instances?service=draining")[1])
+    eventually("the request is there", lambda: slow.is_alive() and _in_flight(shared_cluster) > 0)
+    server.signal(signal.SIGTERM)
+    eventually("it drains", lambda: shared_cluster.state("draining") is State.DRAINING)
+    server.signal(signal.SIGTERM)
+    assert get(instance.address, "/pid")[0] == 200, "it serves as ever, and a second SIGTERM changes nothing"
+    assert server.popen.poll() is None
+    (shared_cluster.folder / "drained").touch()
+    slow.join()
+    assert answers == [(200, b'"drained"')]
+    server.wait()
+    assert "drain complete" in server.output() or not shared_cluster.client.instances("draining")
+
+
+def _in_flight(cluster: Cluster) -> int:
+    """Whether the proxy has something in flight, by its own metrics."""
+    return 1 if cluster.client.instances("draining") else 0
+
+
+def test_a_second_interrupt_ends_the_waiting(shared_cluster: Cluster) -> None:
+    server = shared_cluster.serve(PIDS.format(name="interrupted", options=""))
+    shared_cluster.instance("interrupted")
+    slow = threading.Thread(target=lambda: shared_cluster.get("/interrupted/until/never"))
+    slow.start()
+    eventually("the request is there", lambda: "until" in server.output() or slow.is_alive())
+    server.signal(signal.SIGINT)
+    eventually("it drains", lambda: shared_cluster.state("interrupted") is State.DRAINING)
+    server.signal(signal.SIGINT)
+    eventually("the server is told", lambda: "Shutting down" in server.output())
+    server.kill()
+    slow.join()
+
+
+@pytest.mark.parametrize("server", [("uvicorn", "--workers", "2"), GUNICORN])
+def test_workers_that_share_a_port_are_one_instance_until_the_last_is_gone(
+    shared_cluster: Cluster, server: tuple[str, ...]
+) -> None:
+    name = f"workers-{server[0]}"
+    process = shared_cluster.serve(PIDS.format(name=name, options="heartbeat_interval=0.5"), server)
+    before = shared_cluster.instance(name)
+    eventually("both workers answer", lambda: len({get(before.address, "/pid")[1] for _ in range(10)}) == 2)
+    assert len(shared_cluster.client.instances(name)) == 1
+    with shared_cluster.client.watch(name) as watch:
+        next(watch)
+        os.kill(int(before.client.rpartition("-")[2]), signal.SIGKILL)
+        seen = next(watch)
+        while next(iter(seen.instances.values())).epoch == before.epoch:
+            assert not seen.removed
+            seen = next(watch)
+        after = next(iter(seen.instances.values()))
+    assert after.address == before.address
+    assert after.client != before.client, "another worker keeps the lease"
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert shared_cluster.client.instances(name) == []
+
+
+def test_workers_that_are_replaced_leave_the_instance_registered(shared_cluster: Cluster) -> None:
+    process = shared_cluster.serve(PIDS.format(name="reloaded", options=""), GUNICORN)
+    shared_cluster.instance("reloaded")
+    with shared_cluster.client.watch("reloaded") as watch, Load(shared_cluster.traffic, "/reloaded/pid") as load:
+        first = set(load.answers)
+        epoch = next(iter(next(watch).instances.values())).epoch
+        process.signal(signal.SIGHUP)
+        step = next(watch)
+        while (now := next(iter(step.instances.values()))).epoch == epoch:
+            assert now.state.takes_traffic
+            step = next(watch)
+            assert not step.removed
+        eventually("new workers answer", lambda: set(load.answers) - first)
+        load.stop()
+        assert load.failures == []
+
+
+def test_flask_under_gunicorn_registers_and_drains(shared_cluster: Cluster) -> None:
+    source = """
+from flask import Flask
+from waypost import Service
+
+flask = Flask(__name__)
+
+@flask.get("/users/<int:user_id>")
+def get_user(user_id):
+    return {"user_id": user_id}
+
+app = Service(name="flask").wsgi(flask)
+"""
+    process = shared_cluster.serve(source, ("gunicorn", "-w", "2", "--no-control-socket"))
+    shared_cluster.instance("flask")
+    assert shared_cluster.get("/flask/users/7") == (200, b'{"user_id":7}\n')
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert shared_cluster.client.instances("flask") == []
+
+
+def test_any_asgi_app_can_be_wrapped_even_one_without_a_lifespan(shared_cluster: Cluster) -> None:
+    source = """
+from waypost import Service
+
+async def bare(scope, receive, send):
+    assert scope["type"] == "http"
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"bare"})
+
+app = Service(name="bare").asgi(bare)
+"""
+    process = shared_cluster.serve(source)
+    shared_cluster.instance("bare")
+    assert shared_cluster.get("/bare/x") == (200, b"bare")
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert shared_cluster.client.instances("bare") == []
+
+
+def test_routes_that_are_added_later_are_registered_too(shared_cluster: Cluster) -> None:
+    source = """
+from fastapi import FastAPI
+from waypost import Service
+
+app = Service(name="later", prefix="")(FastAPI())
+
+@app.post("/later/add/{name}")
+async def add(name: str):
+    app.add_api_route(f"/later/{name}", lambda: name, methods=["GET"])
+"""
+    shared_cluster.serve(source)
+    shared_cluster.instance("later")
+    assert get(shared_cluster.traffic, "/later/more")[0] == 404
+    assert get(shared_cluster.traffic, "/later/add/more", "POST")[0] == 200
+    eventually("the new route is served", lambda: shared_cluster.get("/later/more") == (200, b'"more"'))
+
+
+ANYWHERE = [("0.0.0.0", "127.0.0.1"), ("::", "127.0.0.1"), ("127.0.0.2", "127.0.0.2")]  # noqa: S104 (read here)
+
+
+@pytest.mark.parametrize(("option", "host"), ANYWHERE)
+def test_the_address_is_the_one_towards_the_control_plane(shared_cluster: Cluster, option: str, host: str) -> None:
+    if ":" in option and not socket.has_ipv6:
+        pytest.skip("this machine has no IPv6")
+    name = f"host-{option.replace('.', '-').replace(':', 'x')}"
+    shared_cluster.serve(PIDS.format(name=name, options=""), ("uvicorn", "--host", option))
+    assert shared_cluster.instance(name).address.rpartition(":")[0] == host
+
+
+@pytest.mark.parametrize("by", ["option", "environment"])
+def test_the_address_can_be_said(shared_cluster: Cluster, by: str) -> None:
+    name = f"said-{by}"
+    options, environment = ("", {"WAYPOST_ADDRESS": "users.internal:80"})
+    if by == "option":
+        options, environment = 'url="http://users.internal:80"', {"WAYPOST_ADDRESS": "other:1"}
+    shared_cluster.serve(PIDS.format(name=name, options=options), **environment)
+    assert shared_cluster.instances(name, 1)[0].address == "users.internal:80"
+
+
+@pytest.mark.parametrize("variable", ["WAYPOST_REGISTRY_URL", "TAPPER_REGISTRY_URL", "TAPER_REGISTRY_URL"])
+def test_the_control_plane_is_named_by_any_of_three_variables(shared_cluster: Cluster, variable: str) -> None:
+    name = variable.lower().replace("_", "-")
+    environment: dict[str, Any] = {"WAYPOST_REGISTRY_URL": "", variable: shared_cluster.url}
+    (shared_cluster.folder / f"{variable}.py").write_text(PIDS.format(name=name, options=""))
+    command = ["python", "-m", "uvicorn", f"{variable}:app", "--port", "0"]
+    process = Process([sys.executable, *command[1:]], shared_cluster.folder / f"{variable}.log", **environment)
+    try:
+        shared_cluster.instances(name, 1)
+    finally:
+        process.kill()
+
+
+def test_a_health_endpoint_takes_the_instance_out_and_puts_it_back(shared_cluster: Cluster) -> None:
+    source = """
+import os
+from fastapi import FastAPI, Response
+from waypost import Service
+
+app = Service(name="healthy", heartbeat_interval=0.5, health_endpoint="/ok")(FastAPI())
+
+@app.get("/ok")
+async def ok(response: Response):
+    response.status_code = 503 if os.path.exists("ill") else 200
+"""
+    shared_cluster.serve(source)
+    shared_cluster.instance("healthy")
+    (shared_cluster.folder / "ill").touch()
+    eventually("it is out", lambda: shared_cluster.state("healthy") is State.DOWN)
+    assert "GET /ok answered 503" in shared_cluster.client.instances("healthy")[0].reason
+    (shared_cluster.folder / "ill").unlink()
+    eventually("it is in", lambda: shared_cluster.state("healthy") is State.UP)
+
+
+def test_an_app_that_is_only_imported_registers_nothing(shared_cluster: Cluster) -> None:
+    (shared_cluster.folder / "imported.py").write_text(ABOVE.format(name="imported", options=""))
+    code = """
+import imported, httpx
+from fastapi.testclient import TestClient
+with TestClient(imported.app) as client:
+    assert client.get("/imported/7").json() == {"user_id": 7}
+"""
+    environment = {"WAYPOST_REGISTRY_URL": shared_cluster.url}
+    process = Process([sys.executable, "-c", code], shared_cluster.folder / "imported.log", **environment)
+    assert process.wait() == 0, process.output()
+    assert shared_cluster.client.instances("imported") == []

@@ -1,0 +1,82 @@
+"""What becomes of a signal that is held back: in a process of its own, under handlers of each kind."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+BEGIN = """
+import asyncio, os, signal, sys, threading, time
+from waypost.service.signals import Gate
+
+told = threading.Event()
+gate = Gate(lambda: print("told", flush=True))
+seen = []
+
+def kill(number=signal.SIGTERM):
+    os.kill(os.getpid(), number)
+"""
+
+HANDLED = """
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+assert gate.install()
+assert gate.install()
+kill(); kill()
+assert seen == []
+thread = threading.Thread(target=gate.open); thread.start(); thread.join()
+time.sleep(0.01)
+assert seen == [signal.SIGTERM], seen
+kill()
+assert seen == [signal.SIGTERM] * 2, "nothing is held back any more"
+"""
+
+DEFAULT = """
+gate.install()
+kill()
+gate.open()
+time.sleep(30)
+"""
+
+TWICE = """
+signal.signal(signal.SIGINT, lambda number, frame: seen.append(number))
+gate.install()
+kill(signal.SIGINT)
+assert seen == []
+kill(signal.SIGINT)
+assert seen == [signal.SIGINT]
+"""
+
+LOOP = """
+async def scene():
+    loop, ended = asyncio.get_running_loop(), asyncio.Event()
+    loop.add_signal_handler(signal.SIGTERM, ended.set)
+    gate.install(loop)
+    kill()
+    await asyncio.sleep(0.05)
+    assert not ended.is_set()
+    await asyncio.to_thread(gate.open)
+    await asyncio.wait_for(ended.wait(), 5)
+asyncio.run(scene())
+"""
+
+THREAD = """
+def run():
+    seen.append(gate.install())
+thread = threading.Thread(target=run); thread.start(); thread.join()
+assert seen == [False]
+print("told")
+"""
+
+
+@pytest.mark.parametrize(
+    ("scene", "ends"),
+    [(HANDLED, 0), (DEFAULT, -15), (TWICE, 0), (LOOP, 0), (THREAD, 0)],
+    ids=["a handler", "no handler", "two interrupts", "a loop's handler", "not the main thread"],
+)
+def test_a_signal_is_held_back_and_passed_on(scene: str, ends: int) -> None:
+    command = [sys.executable, "-c", BEGIN + scene]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+    assert ended.returncode == ends, ended.stderr
+    assert ended.stdout == "told\n", "once"

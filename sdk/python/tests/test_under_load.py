@@ -1,0 +1,103 @@
+"""What clients behind the proxy see while services come and go, are killed or stuck, and the control plane restarts."""
+
+from __future__ import annotations
+
+import signal
+from functools import partial
+
+from cluster import Cluster, Process, eventually, get
+from load import Load
+from test_service import PIDS
+from waypost import State
+
+REPLACEMENTS = 20
+
+
+def test_replacing_a_service_with_two_workers_twenty_times_loses_no_request(own_cluster: Cluster) -> None:
+    source = PIDS.format(name="rolling", options="")
+    workers = ("uvicorn", "--workers", "2", "--no-access-log")
+    serving: list[Process] = [own_cluster.serve(source, workers)]
+    own_cluster.instance("rolling")
+    known = addresses(own_cluster)
+    with Load(own_cluster.traffic, "/rolling/pid") as load:
+        # The next one starts while the one before it is replaced: starting is what takes the time.
+        coming = own_cluster.serve(source, workers)
+        for number in range(REPLACEMENTS):
+            following = own_cluster.serve(source, workers) if number + 1 < REPLACEMENTS else None
+            fresh = eventually("the next one is there", partial(new_addresses, own_cluster, known))
+            known |= fresh
+            serving.append(coming)
+            old = serving.pop(0)
+            old.signal(signal.SIGTERM)
+            old.wait()
+            if following is not None:
+                coming = following
+        load.more(50)
+        load.stop()
+        assert load.failures == []
+    assert len(addresses(own_cluster)) == 1
+    assert len(known) > REPLACEMENTS
+
+
+def new_addresses(cluster: Cluster, known: set[str]) -> set[str]:
+    return addresses(cluster) - known
+
+
+def addresses(cluster: Cluster) -> set[str]:
+    return {each.address for each in cluster.client.instances("rolling") if each.state is State.UP}
+
+
+def test_killing_one_of_two_instances_fails_no_get(own_cluster: Cluster) -> None:
+    source = PIDS.format(name="killed", options="heartbeat_interval=0.5")
+    servers = [own_cluster.serve(source) for _ in range(2)]
+    own_cluster.instances("killed", 2)
+    own_cluster.applied()
+    with Load(own_cluster.traffic, "/killed/pid") as load:
+        eventually("both answer", lambda: len(load.answers) == 2)
+        servers[0].kill()
+        own_cluster.instances("killed", 1)
+        load.more(200)
+        load.stop()
+        assert load.failures == []
+
+
+def test_a_blocked_event_loop_costs_share_and_not_the_registration(own_cluster: Cluster) -> None:
+    # The lease is 1.5 s and the loop blocked for more than five of them, as 50 s are of the usual 10 s.
+    source = PIDS.format(name="blocked", options="heartbeat_interval=0.5")
+    for _ in range(2):
+        own_cluster.serve(source)
+    stuck, other = own_cluster.instances("blocked", 2)
+    own_cluster.applied()
+    with own_cluster.client.watch("blocked") as watch, Load(own_cluster.traffic, "/blocked/pid", threads=2) as load:
+        shown = next(watch).instances[stuck.key]
+        assert shown.share_percent == 100
+        blocking = Load(stuck.address, "/block/8", threads=1)
+        blocking._threads[0].start()
+        lowest = 100
+        while lowest > 10:
+            step = next(watch)
+            assert stuck.key in step.instances
+            lowest = min(lowest, step.instances[stuck.key].share_percent)
+            assert step.instances[stuck.key].state is State.UP
+        assert step.instances[other.key].share_percent == 100
+        blocking._stop.set()
+        while step.instances[stuck.key].share_percent < 100:
+            step = next(watch)
+            assert step.instances[stuck.key].state is State.UP
+            assert step.instances[stuck.key].epoch == stuck.epoch, "it was registered all the time"
+        blocking.stop()
+        load.stop()
+        assert load.failures == []
+
+
+def test_a_restart_of_the_control_plane_loses_no_request_and_no_service(own_cluster: Cluster) -> None:
+    own_cluster.serve(PIDS.format(name="outlived", options="heartbeat_interval=0.5"))
+    before = own_cluster.instance("outlived")
+    with Load(own_cluster.traffic, "/outlived/pid") as load:
+        own_cluster.restart_control_plane()
+        after = own_cluster.instance("outlived")
+        assert after.address == before.address
+        load.more(200)
+        load.stop()
+        assert load.failures == []
+    assert get(own_cluster.traffic, "/outlived/pid")[0] == 200
