@@ -89,12 +89,12 @@ class WaypostGateway:
         if kind not in ("http", "websocket"):
             raise RuntimeError(f"the gateway forwards http and websocket, not {kind}")
         running = self._start()
+        table = await running.discovery.first(self._limits.answer)
+        if await own_route(self, scope, receive, send):
+            return
         if kind == "websocket":
             await receive()  # websocket.connect
         try:
-            table = await running.discovery.first(self._limits.answer)
-            if await own_route(self, scope, receive, send):
-                return
             if kind == "http" and scope["path"] == self._health_path:
                 await _say_health(self.get_service_status(), scope, send)
                 return

@@ -13,9 +13,11 @@ Deliberately absent: retry budgets, hedging, circuit breakers. The proxy has the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import time
 from dataclasses import dataclass
+from typing import NoReturn
 
 import h11
 
@@ -176,10 +178,17 @@ class Exchange:
                     return
                 why = str(error) or f"nothing came for {limits.pause:g} s"
                 _log.warning("%s broke off in its answer: %s", _named(instance), why)
-                raise AnswerBrokeOff(f"{_named(instance)} broke off in its answer: {why}") from None
+                await self._break_off(f"{_named(instance)} broke off in its answer: {why}")
             if not more:
                 self._is_answered = True
             await self._send({"type": "http.response.body", "body": data, "more_body": more})
+
+    async def _break_off(self, why: str) -> NoReturn:
+        # Starlette's BaseHTTPMiddleware ends an answer in order before it raises what the app has raised. A message
+        # that nobody knows stops it; to servers it is an error like the one that follows.
+        with contextlib.suppress(Exception):
+            await self._send({"type": "waypost.answer.broke_off"})
+        raise AnswerBrokeOff(why)
 
     async def _pump(self, connection: Connection, limits: Limits) -> None:
         """Passes the client's body on, then waits for the client to leave."""

@@ -1,0 +1,159 @@
+"""WebSockets pass as they are: what was agreed on, each message, and how it ends."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Subprotocol
+
+from gateway.harness import FakeControlPlane, RawServer, Server, answering, eventually, free_address, read_head
+from waypost.gateway import WaypostGateway
+from waypost.gateway.asgi import Receive, Scope, Send
+
+Start = Callable[..., tuple[WaypostGateway, Server]]
+Serve = Callable[..., Server]
+
+
+async def talk(scope: Scope, receive: Receive, send: Send) -> None:
+    """An instance that agrees on the last subprotocol, repeats what it hears, and closes when it is told to."""
+    await receive()
+    offered = scope["subprotocols"]
+    path = f"{scope['raw_path'].decode()}?{scope['query_string'].decode()}"
+    headers = [(b"x-path", path.encode()), (b"x-as", b"1"), (b"x-as", b"2")]
+    await send({"type": "websocket.accept", "subprotocol": offered[-1] if offered else None, "headers": headers})
+    while True:
+        message = await receive()
+        if message["type"] == "websocket.disconnect":
+            ends.append((message["code"], message.get("reason")))
+            return
+        if message.get("text") == "close":
+            await send({"type": "websocket.close", "code": 4321, "reason": "as asked"})
+            return
+        await send({"type": "websocket.send", "text": message.get("text"), "bytes": message.get("bytes")})
+
+
+ends: list[tuple[int, str | None]] = []
+
+
+def _connect(server: Server, path: str = "/talk/a%2Fb?q=%zz", **options: Any) -> ClientConnection:
+    client: ClientConnection = connect(f"ws://{server.address}{path}", **options)
+    return client
+
+
+@pytest.mark.parametrize("implementation", ["websockets-sansio", "wsproto"])
+def test_a_websocket_passes_as_it_is(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start, implementation: str
+) -> None:
+    del ends[:]
+    control_plane.add("talk", serve(talk, lifespan="off", ws=implementation).address)
+    gateway, server = gateway_to()
+
+    with _connect(server, subprotocols=[Subprotocol("v1"), Subprotocol("v2")]) as client:
+        assert client.subprotocol == "v2"
+        assert client.response is not None
+        assert client.response.headers["x-path"] == "/a%2Fb?q=%zz"
+        assert client.response.headers.get_all("x-as") == ["1", "2"]
+        for message in ("grüße", b"\x00\xff", "", b"", "x" * 300_000):
+            client.send(message)
+            assert client.recv(timeout=20) == message
+        client.send(["in ", "parts"])
+        assert client.recv(timeout=20) == "in parts"
+        assert gateway.get_service_status()["talk"]["instances"][0]["in_flight"] == 1
+        client.close(4001, "enough")
+    assert eventually(lambda: ends, "the instance hears of it") == [(4001, "enough")]
+    eventually(lambda: gateway.get_service_status()["talk"]["instances"][0]["in_flight"] == 0, "nothing is under way")
+
+
+def test_how_an_instance_ends_it_is_how_the_client_sees_it(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
+) -> None:
+    control_plane.add("talk", serve(talk, lifespan="off").address)
+    _, server = gateway_to()
+    with _connect(server) as client:
+        client.send("close")
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=20)
+    assert closed.value.rcvd is not None
+    assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4321, "as asked")
+
+
+def test_an_instance_that_breaks_off_is_never_a_clean_end(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
+) -> None:
+    instance = serve(talk, lifespan="off")
+    control_plane.add("talk", instance.address)
+    _, server = gateway_to()
+    with _connect(server) as client:
+        client.send("hello")
+        client.recv(timeout=20)
+        instance.stop()
+        with pytest.raises(ConnectionClosed) as closed:
+            client.recv(timeout=20)
+    assert closed.value.rcvd is not None
+    assert closed.value.rcvd.code in (1011, 1012)  # 1012: uvicorn said that it ends
+
+
+def test_a_client_that_vanishes_is_gone_for_the_instance(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
+) -> None:
+    del ends[:]
+    control_plane.add("talk", serve(talk, lifespan="off").address)
+    _, server = gateway_to()
+    client = _connect(server)
+    client.send("hello")
+    client.recv(timeout=20)
+    client.socket.close()
+    assert eventually(lambda: ends, "the instance hears of it")[0][0] in (1005, 1006)
+
+
+def test_an_instance_refuses_in_its_own_words(control_plane: FakeControlPlane, gateway_to: Start) -> None:
+    refusal = b"HTTP/1.1 418 Teapot\r\nx-why: tea\r\ncontent-length: 5\r\n\r\nshort"
+    with answering(refusal) as instance:
+        control_plane.add("talk", instance.address)
+        _, server = gateway_to()
+        with pytest.raises(InvalidStatus) as refused, _connect(server):
+            pass
+    response = refused.value.response
+    assert (response.status_code, response.headers["x-why"], response.body) == (418, "tea", b"short")
+
+
+def test_a_dead_instance_costs_no_handshake_an_error(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
+) -> None:
+    control_plane.add("talk", free_address())
+    control_plane.add("talk", serve(talk, lifespan="off").address)
+    _, server = gateway_to()
+    for _ in range(4):
+        with _connect(server) as client:
+            client.send("hello")
+            assert client.recv(timeout=20) == "hello"
+
+
+def test_what_cannot_be_connected_is_explained(control_plane: FakeControlPlane, gateway_to: Start) -> None:
+    def nothing(peer: Any) -> None:
+        read_head(peer)
+        with contextlib.suppress(OSError):
+            peer.recv(1)
+
+    with RawServer(nothing) as silent, answering(b"SSH-2.0\r\n\r\n") as other:
+        control_plane.add("dead", free_address())
+        control_plane.add("silent", silent.address)
+        control_plane.add("other", other.address)
+        control_plane.add("listed", free_address(), "POST /listed", prefix="")
+        _, server = gateway_to(timeout=0.3)
+        for path, status, reason in [
+            ("/none", 404, "no_route"),
+            ("/listed", 405, "method_not_allowed"),
+            ("/dead", 503, "upstream_connect"),
+            ("/silent", 504, "upstream_timeout"),
+            ("/other", 502, "upstream_protocol"),
+        ]:
+            with pytest.raises(InvalidStatus) as refused, _connect(server, path):
+                pass
+            response = refused.value.response
+            assert (response.status_code, response.headers["x-waypost-reason"]) == (status, reason)
