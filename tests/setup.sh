@@ -132,6 +132,8 @@ case ${1:-} in
             say "the tests of projects made with FastAPI are left out"
         "$here/python-env.sh" "$target/api-clients-env" "$here/tests/api_clients/requirements.txt" ||
             say "the tests with clients of the HTTP API are left out"
+        "$here/python-env.sh" "$target/python-sdk-env" "$here/../sdk/python/requirements-dev.txt" ||
+            say "the tests of the Python SDK are left out"
         ;;
     --bench)
         ensure nginx haproxy wrk h2load || say "the benchmark leaves out the peers that are missing"

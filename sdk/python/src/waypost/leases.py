@@ -3,7 +3,8 @@
     HELD ──UNKNOWN──▶ WANTED(at) ──at──▶ REGISTERING ──granted──▶ HELD
      │                    ▲                   │
      │                    └──── refused ──────┘
-     └──STALE──▶ OVER            (while leaving: UNKNOWN and refused lead to OVER, too)
+     ├──STALE──▶ OVER            (while leaving: UNKNOWN and refused lead to OVER, too)
+     └──replaced──▶ REGISTERING ──granted or refused──▶ HELD
 
 Deliberately absent: threads, calls and the clock. `now` comes in, beats and verdicts go out.
 """
@@ -55,6 +56,8 @@ class Lease:
     reason: str = ""
     load: Load | None = None
     leaving: bool = False
+    replace_at: float | None = None
+    """When something else is to be registered in its place, while it is held as it is."""
     error: WaypostError | None = None
     """Why the last registration failed."""
 
@@ -83,15 +86,18 @@ class Lease:
     def granted(self, grant: Grant, now: float) -> None:
         """A registration was granted."""
         self.grant = grant
-        self.phase = Phase.HELD
+        self.phase, self.replace_at = Phase.HELD, None
         # What is known of its health and load is said at once: a new registration begins without either.
         self.due = now if self.healthy is not None or self.load is not None else now + grant.interval
         self.backoff.reset()
 
     def refused(self, now: float) -> None:
-        """A registration failed; it is tried again unless the lease is leaving."""
-        self.phase = Phase.OVER if self.leaving else Phase.WANTED
-        self.due = now + self.backoff.after_failure()
+        """A registration failed; it is tried again unless the lease is leaving. What was to be replaced is held."""
+        wait = self.backoff.after_failure()
+        if self.replace_at is not None:
+            self.phase, self.replace_at = Phase.HELD, now + wait
+        else:
+            self.phase, self.due = (Phase.OVER if self.leaving else Phase.WANTED), now + wait
 
     def report_load(self, load: Load | None, now: float) -> None:
         """How busy it is; said with the next beat, and at once where it is to get less than by the last one."""
@@ -109,8 +115,10 @@ class Lease:
     def replace(self, registration: Registration, now: float) -> None:
         """Something else is to be registered in its place."""
         self.registration = registration
-        if self.phase in (Phase.HELD, Phase.WANTED) and not self.leaving:
-            self.phase, self.due = Phase.WANTED, now
+        if self.phase is Phase.HELD and not self.leaving:
+            self.replace_at = now
+        elif self.phase is Phase.WANTED:
+            self.due = now
 
     def result(self, result: Json, now: float) -> Verdict | None:
         """Takes the result of a beat. A result for another epoch than the present one changes nothing."""
@@ -120,6 +128,7 @@ class Lease:
         if outcome == "BEAT_OUTCOME_RENEWED":
             return Verdict.RENEWED
         if outcome == "BEAT_OUTCOME_UNKNOWN":
+            self.replace_at = None
             self.phase, self.due = (Phase.OVER if self.leaving else Phase.WANTED), now
             return None if self.leaving else Verdict.LOST
         if outcome == "BEAT_OUTCOME_STALE":
@@ -141,12 +150,21 @@ def due_beats(leases: Iterable[Lease], now: float) -> list[Lease]:
 
 def due_registrations(leases: Iterable[Lease], now: float) -> list[Lease]:
     """The leases to register now."""
-    return [lease for lease in leases if lease.phase is Phase.WANTED and lease.due <= now]
+
+    def is_due(lease: Lease) -> bool:
+        if lease.phase is Phase.HELD:
+            return lease.replace_at is not None and lease.replace_at <= now and not lease.leaving
+        return lease.phase is Phase.WANTED and lease.due <= now
+
+    return [lease for lease in leases if is_due(lease)]
 
 
 def next_due(leases: Iterable[Lease]) -> float | None:
     """When something is to be done next."""
-    return min((lease.due for lease in leases if lease.phase in (Phase.HELD, Phase.WANTED)), default=None)
+    waiting = [lease for lease in leases if lease.phase in (Phase.HELD, Phase.WANTED)]
+    times = [lease.due for lease in waiting]
+    times += [lease.replace_at for lease in waiting if lease.replace_at is not None and not lease.leaving]
+    return min(times, default=None)
 
 
 def _step(load: Load | None) -> int:

@@ -27,6 +27,7 @@ ENVIRONMENT = ("WAYPOST_REGISTRY_URL", "TAPPER_REGISTRY_URL", "TAPER_REGISTRY_UR
 _USER_AGENT = "waypost-python"
 _NOT_FOUND = 404
 _OK = range(200, 300)
+_MOST_ATTEMPTS = 8
 
 
 @dataclass(frozen=True)
@@ -108,7 +109,18 @@ class Transport:
         body: object = None,
         timeout: float = 5.0,
     ) -> dict[str, Any]:
-        """One request and its answer. Raises ControlPlaneUnreachableError, or RefusedError with the problem."""
+        """One request and its answer. Raises ControlPlaneUnreachableError, or RefusedError with the problem.
+
+        Where one control plane cannot be reached the others are asked in turn; all calls may be made twice.
+        """
+        for _ in self.addresses[1:_MOST_ATTEMPTS]:
+            with contextlib.suppress(ControlPlaneUnreachableError):
+                return self._call(method, path, query, body, timeout)
+        return self._call(method, path, query, body, timeout)
+
+    def _call(
+        self, method: str, path: str, query: Mapping[str, object] | None, body: object, timeout: float
+    ) -> dict[str, Any]:
         address = self.current
         target = address.path + path + _query(query)
         try:
@@ -190,13 +202,16 @@ class Stream:
         self._connection = connection
         self._response = response
         self._peer = peer
+        self._reading = threading.Lock()
 
     def line(self) -> bytes:
         """The next line without its end; empty lines say that the peer is alive."""
-        try:
-            line = self._response.readline()
-        except (OSError, ValueError, http.client.HTTPException) as error:
-            raise unreachable(self._address, error) from error
+        with self._reading:
+            try:
+                line = self._response.readline()
+            except (OSError, ValueError, http.client.HTTPException) as error:
+                self._connection.close()
+                raise unreachable(self._address, error) from error
         if not line.endswith(b"\n"):
             raise ControlPlaneUnreachableError(f"the control plane at {self._address} has ended the stream")
         return line.strip()
@@ -206,7 +221,10 @@ class Stream:
         if self._peer is not None:
             with contextlib.suppress(OSError):
                 self._peer.shutdown(socket.SHUT_RDWR)
-        self._connection.close()
+        # A reader that this has woken closes the connection itself.
+        if self._reading.acquire(blocking=False):
+            self._connection.close()
+            self._reading.release()
 
 
 def unreachable(address: Address, error: BaseException) -> ControlPlaneUnreachableError:

@@ -1,0 +1,43 @@
+"""The package as others get it: its types and style hold, and its wheel installs where nothing else is."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+PROJECT = Path(__file__).parent.parent
+
+
+def run(command: Sequence[str | Path], folder: Path = PROJECT) -> str:
+    ended = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=300, check=False)
+    assert ended.returncode == 0, ended.stdout + ended.stderr
+    return ended.stdout
+
+
+def test_types_are_strict() -> None:
+    run([sys.executable, "-m", "mypy"])
+
+
+def test_style_is_kept() -> None:
+    run([sys.executable, "-m", "ruff", "check"])
+    run([sys.executable, "-m", "ruff", "format", "--check"])
+
+
+def test_files_are_short_and_say_what_they_are() -> None:
+    for path in PROJECT.glob("src/**/*.py"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 420, path
+        assert text.startswith('"""'), path
+
+
+def test_the_wheel_installs_alone_and_imports(tmp_path: Path) -> None:
+    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path])
+    (wheel,) = tmp_path.glob("*.whl")
+    run([sys.executable, "-m", "venv", tmp_path / "venv"])
+    python = tmp_path / "venv/bin/python"
+    run([python, "-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", wheel], tmp_path)
+    shown = run([python, "-c", "import waypost; print(waypost.Service.__name__, waypost.__version__)"], tmp_path)
+    assert shown == "Service 0.1.0\n"
+    run([python, "-c", "from importlib.resources import files; assert files('waypost').joinpath('py.typed').is_file()"])
