@@ -34,7 +34,7 @@ class Service:
     - `health_endpoint`: asked within the process where the app has one; `None` means never.
     - `registry_url`: the control plane or planes; else WAYPOST_REGISTRY_URL, TAPPER_REGISTRY_URL, TAPER_REGISTRY_URL.
     - `url`: where proxies reach this instance; else WAYPOST_ADDRESS, else where it listens.
-    - `heartbeat_interval`: in seconds; the lease is three times as long. `None` means what the control plane says.
+    - `heartbeat_interval`: in seconds; the lease is three times as long. `None` means a lease of 10 s.
     - `drain_timeout`: for how many seconds the end of the program waits for requests at most.
     """
 

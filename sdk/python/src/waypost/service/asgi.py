@@ -45,7 +45,7 @@ class ServiceMiddleware:
             return
         lifecycle = self._lifecycle
         server = scope.get("server")
-        if server and lifecycle.port is None:
+        if server:
             lifecycle.port = server[1]
         lifecycle.in_flight += 1
         try:
