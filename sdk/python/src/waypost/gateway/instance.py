@@ -75,11 +75,6 @@ class ServiceInstance:
         return f"http://{self.address}"
 
     @property
-    def health_endpoint(self) -> str:
-        """The path of its health check, where the registration names one."""
-        return self.metadata.get("health_endpoint", "/health")
-
-    @property
     def takes_traffic(self) -> bool:
         """Whether the control plane wants it to get requests, and the gateway speaks what it speaks."""
         return self.state.takes_traffic and self.weight > 0 and self.protocol is Protocol.HTTP1

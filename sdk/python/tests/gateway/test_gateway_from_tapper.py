@@ -1,0 +1,135 @@
+"""FROM_TAPPER.md is true: its blocks are run from top to bottom, as its readers would."""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+import waypost.tapper
+from cluster import program
+from gateway.harness import eventually, free_address
+
+_PAGE = Path(__file__).parents[2] / "FROM_TAPPER.md"
+_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_PORT = re.compile(r"\b(7401|8000|810\d)\b")
+
+
+@dataclass
+class Shell:
+    """A bash that keeps its variables and background processes from block to block."""
+
+    process: subprocess.Popen[str]
+
+    def run(self, script: str) -> str:
+        """What a script prints."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        self.process.stdin.write(f"{script}\necho; echo end-of-block\n")
+        self.process.stdin.flush()
+        printed = ""
+        for line in self.process.stdout:
+            if line == "end-of-block\n":
+                break
+            printed += line
+        return printed.strip()
+
+
+@pytest.fixture
+def shell(tmp_path: Path) -> Iterator[Shell]:
+    programs = str(Path(program("waypost-control-plane")).absolute().parent)
+    inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WAYPOST_", "TAP"))}
+    environment = {
+        **inherited,
+        "PATH": os.pathsep.join((programs, str(Path(sys.executable).parent), os.environ["PATH"])),
+        "PYTHONPATH": os.pathsep.join(sys.path),
+        "WAYPOST_GRPC_LISTEN": free_address(),
+        "WAYPOST_SETTLE": "2s",
+    }
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(
+            ["/bin/bash"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            cwd=tmp_path,
+            env=environment,
+            start_new_session=True,
+        )
+        yield Shell(process)
+        os.killpg(process.pid, signal.SIGKILL)
+        process.wait()
+
+
+def _background_to_log(script: str) -> str:
+    return re.sub(r" & echo", " >>log 2>&1 & echo", script)
+
+
+def test_the_page_is_true(shell: Shell, tmp_path: Path) -> None:
+    pytest.importorskip("tapper", reason="the tapper package of PyPI is not installed: pip install tyler-ag-tapper")
+    text = _PAGE.read_text()
+    ports = {port: free_address().split(":")[1] for port in sorted(set(_PORT.findall(text)))}
+    blocks = _BLOCK.findall(_PORT.sub(lambda found: ports[found[0]], text))
+    assert len(blocks) > 20
+
+    for at, (kind, content) in enumerate(blocks):
+        if kind == "python":
+            (tmp_path / content.split("\n")[0].removeprefix("# ")).write_text(content)
+        elif kind == "sh":
+            following = blocks[at + 1] if at + 1 < len(blocks) else ("", "")
+            script = _background_to_log(content)
+            if following[0] != "text":
+                assert shell.run(script) == ""
+                if at == 0:
+                    _needs_tappers_protocol(shell, ports["7401"])
+            elif content.startswith(("curl ", "python ")):
+                _prints_in_the_end(shell, script, following[1].strip(), tmp_path)
+            else:
+                assert shell.run(script) == following[1].strip()
+        else:
+            assert kind == "text", f"what is a block of {kind}?"
+
+
+def _needs_tappers_protocol(shell: Shell, port: str) -> None:
+    ask = f"curl -s -o /dev/null -w '%{{http_code}}' http://127.0.0.1:{port}/services"
+    answer = eventually(lambda: shell.run(ask).replace("000", ""), "the control plane answers")
+    if answer == "404":
+        pytest.skip(
+            "the control plane of WAYPOST_BIN does not speak the protocol of Tapper's registry: build a newer one"
+        )
+
+
+def _prints_in_the_end(shell: Shell, script: str, expected: str, folder: Path) -> None:
+    """Programs need a moment to start: what only looks is looked at again."""
+    printed = ""
+
+    def look() -> bool:
+        nonlocal printed
+        printed = shell.run(script)
+        return printed == expected
+
+    try:
+        eventually(look, script, within=60)
+    except AssertionError:
+        lines = (folder / "log").read_text().splitlines()
+        log = "\n".join(line for line in lines if " HTTP/1.1" not in line)[-4000:]
+        pytest.fail(f"{script}\nprinted {printed!r}, not {expected!r}; the programs said:\n{log}")
+
+
+def test_tappers_names_are_here_or_say_where_to_go() -> None:
+    tapper = pytest.importorskip("tapper", reason="the tapper package of PyPI is not installed")
+    elsewhere = {"ServiceInfo", "Route", "RegistryBackend"}
+    for name in elsewhere:
+        with pytest.raises(ImportError, match=r"FROM_TAPPER\.md"):
+            getattr(waypost.tapper, name)
+    assert all(hasattr(waypost.tapper, name) for name in set(tapper.__all__) - elsewhere)
+    assert not hasattr(importlib.import_module("waypost.tapper"), "anything_else")
