@@ -22,7 +22,7 @@ import pytest
 from waypost import Client, Instance, State
 
 T = TypeVar("T")
-PATIENCE = 60.0
+PATIENCE = 120.0
 
 
 def eventually(what: str, ask: Callable[[], T], patience: float = PATIENCE) -> T:

@@ -65,7 +65,7 @@ class Load:
             reason = answer.getheader("x-waypost-reason") or ""
             failure = "" if answer.status == 200 else f"{answer.status} {reason} {body[:200]!r}"
             self._note(body.decode(errors="replace"), failure)
-            time.sleep(0.002)
+            time.sleep(0.005)
         with contextlib.suppress(OSError):
             connection.close()
 

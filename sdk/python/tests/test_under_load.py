@@ -23,15 +23,14 @@ def test_replacing_a_service_with_two_workers_twenty_times_loses_no_request(own_
         # The next one starts while the one before it is replaced: starting is what takes the time.
         coming = own_cluster.serve(source, workers)
         for number in range(REPLACEMENTS):
-            following = own_cluster.serve(source, workers) if number + 1 < REPLACEMENTS else None
             fresh = eventually("the next one is there", partial(new_addresses, own_cluster, known))
             known |= fresh
             serving.append(coming)
+            if number + 1 < REPLACEMENTS:
+                coming = own_cluster.serve(source, workers)
             old = serving.pop(0)
             old.signal(signal.SIGTERM)
             old.wait()
-            if following is not None:
-                coming = following
         load.more(50)
         load.stop()
         assert load.failures == []
