@@ -1,6 +1,6 @@
-//! All that an HTTP/2 connection, to a client or to an instance, writes in one turn, in one write.
+//! All that an HTTP/2 connection to an instance writes in one turn, in one write.
 //!
-//! h2 writes every piece of a body as soon as it has framed it, so that answers that are ready at the same moment are as
+//! h2 writes every piece of a body as soon as it has framed it, so that requests that are ready at the same moment are as
 //! many system calls. Here they come together until the connection's task has nothing more to say. To copy a kilobyte
 //! costs a fraction of a system call; what is large is passed on as it is.
 //!

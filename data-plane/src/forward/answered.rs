@@ -117,10 +117,12 @@ impl Answered {
                 let client = Rc::clone(&scope.client);
                 let switched = Switched { socket, received, in_flight, place, scope };
                 match stream {
-                    Some(stream) => stream.run(switched),
-                    None => client.switch(switched),
+                    Some(stream) => ResponseBody::Tunnel(stream.run(switched)),
+                    None => {
+                        client.switch(switched);
+                        ResponseBody::Switching
+                    }
                 }
-                ResponseBody::Switching
             }
         };
         Response::from_parts(parts, body)

@@ -13,7 +13,7 @@ use std::{
     time::Duration,
 };
 
-use super::grpc_web::WebAnswer;
+use super::{grpc_web::WebAnswer, tunnel};
 use crate::{
     http1::{Step, UploadTask},
     pool::{Http1, Http2Body},
@@ -52,6 +52,8 @@ pub(crate) enum AnswerFailure {
 pub(crate) enum ResponseBody {
     /// None, and a tunnel to follow.
     Switching,
+    /// What comes through a tunnel that is a stream.
+    Tunnel(tunnel::Received),
     /// One of the proxy's own.
     Own {
         /// All of it; empty once it was taken.
@@ -250,6 +252,9 @@ impl Body for ResponseBody {
     ) -> Poll<Option<Result<Frame<Bytes>, AnswerFailure>>> {
         match &mut *self {
             Self::Switching => Poll::Ready(None),
+            Self::Tunnel(received) => {
+                received.poll_data(context).map(|data| data.map(|data| data.map(Frame::data)))
+            }
             Self::Own { bytes, .. } if bytes.is_empty() => Poll::Ready(None),
             Self::Own { bytes, .. } => Poll::Ready(Some(Ok(Frame::data(std::mem::take(bytes))))),
             Self::Instance(body) => body.poll_frame(context),
@@ -259,6 +264,7 @@ impl Body for ResponseBody {
     fn is_end_stream(&self) -> bool {
         match self {
             Self::Switching => true,
+            Self::Tunnel(_) => false,
             Self::Own { bytes, .. } => bytes.is_empty(),
             Self::Instance(body) => body.is_over(),
         }
@@ -267,6 +273,7 @@ impl Body for ResponseBody {
     fn size_hint(&self) -> SizeHint {
         match self {
             Self::Switching => SizeHint::with_exact(0),
+            Self::Tunnel(_) => SizeHint::default(),
             Self::Own { bytes, .. } => SizeHint::with_exact(bytes.len() as u64),
             Self::Instance(body) => {
                 body.source.as_ref().map_or_else(SizeHint::default, AnswerSource::size_hint)

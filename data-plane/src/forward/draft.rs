@@ -7,10 +7,11 @@ use http::{
     header::HOST,
     uri::{Authority, PathAndQuery, Scheme},
 };
-use hyper::body::{Body, Incoming};
+use hyper::body::Body;
 use waypost_proto::reason::Reason;
 
 use super::{
+    client_body::ClientBody,
     grpc_web::GrpcWeb,
     request_body::{BodySource, ContinueGate, RequestBody},
     retry::{Failure, Replay},
@@ -47,10 +48,11 @@ pub(super) struct Draft {
 
 impl Draft {
     /// Checks a request and takes it apart.
-    pub(super) fn of(request: Request<Incoming>, scope: &RequestScope) -> Result<Self, Answer> {
-        let (mut parts, incoming) = request.into_parts();
+    pub(super) fn of(request: Request<ClientBody>, scope: &RequestScope) -> Result<Self, Answer> {
+        let (mut parts, mut incoming) = request.into_parts();
         let stream = if parts.method == Method::CONNECT {
-            let stream = websocket::Stream::of(&mut parts, &mut scope.worker.rng.borrow_mut());
+            let rng = &mut scope.worker.rng.borrow_mut();
+            let stream = websocket::Stream::of(&mut parts, &mut incoming, rng);
             Some(stream.ok_or_else(|| {
                 let detail = "CONNECT asks for a forward proxy, and this is a reverse proxy; ask for a path instead, or \
                               for the protocol websocket";

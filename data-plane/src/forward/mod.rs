@@ -11,12 +11,13 @@
 //! the answer and the client (see [`declared`]).
 //!
 //! Deliberately absent: `CONNECT`, which is for forward proxies, but for WebSocket; 1xx answers other than 100 and 101,
-//! which hyper's server cannot send.
+//! which hyper's server cannot send to clients that speak HTTP/1.1.
 
 mod answered;
 mod attempt;
 mod body;
 mod body_copy;
+mod client_body;
 mod declared;
 mod draft;
 mod entrance;
@@ -25,19 +26,20 @@ mod measure;
 mod mirror;
 mod request_body;
 mod retry;
+mod tunnel;
 mod watch;
 mod websocket;
 
-use std::{convert::Infallible, rc::Rc};
+use std::rc::Rc;
 
 use bytes::Bytes;
 use http::{Request, Response};
-use hyper::body::Incoming;
 use waypost_proto::reason::Reason;
 
 use self::{answered::Answered, attempt::Attempts, declared::Taken, draft::Draft};
 pub(crate) use self::{
     body::ResponseBody,
+    client_body::ClientBody,
     mirror::MirrorPlaces,
     request_body::{BodyFailure, RequestBody},
 };
@@ -51,18 +53,18 @@ use crate::{
 pub(crate) async fn handle(
     worker: Rc<Worker>,
     client: Rc<ClientConnection>,
-    request: Request<Incoming>,
-) -> Result<Response<ResponseBody>, Infallible> {
+    request: Request<ClientBody>,
+) -> Response<ResponseBody> {
     let scope = RequestScope::begin(worker, client);
     let manner = Manner::of(&request);
-    Ok(match forward(&scope, request).await {
+    match forward(&scope, request).await {
         Ok(Reply::Instance(answered)) => answered.into_response(scope),
         Ok(Reply::Own(response)) => {
             scope.set_status(response.status());
             response.map(|bytes| ResponseBody::own(bytes, scope))
         }
         Err(answer) => answer.into_response(manner, scope),
-    })
+    }
 }
 
 /// An answer that is not a refusal.
@@ -73,7 +75,7 @@ enum Reply {
     Own(Response<Bytes>),
 }
 
-async fn forward(scope: &RequestScope, request: Request<Incoming>) -> Result<Reply, Answer> {
+async fn forward(scope: &RequestScope, request: Request<ClientBody>) -> Result<Reply, Answer> {
     let worker = &scope.worker;
     let mut table = worker.table().ok_or_else(no_table)?;
     let mut draft = Draft::of(request, scope)?;

@@ -4,7 +4,7 @@
 //! reads from it. So a body that no byte was read of is still there for the next attempt.
 //!
 //! A client that expects a 100 (RFC 9110, section 10.1.1) is left waiting until the instance has said so, too: its
-//! body is not touched before, and hyper says 100 to the client when it first is. An instance that says nothing
+//! body is not touched before, and the connection says 100 to the client when it first is. An instance that says nothing
 //! gets the body after a second, as clients themselves do.
 //!
 //! What is read of it may be copied for others on its way (see [`super::body_copy`]).
@@ -24,7 +24,7 @@ use std::{
 
 use bytes::Bytes;
 use futures_util::task::AtomicWaker;
-use hyper::body::{Body, Frame, Incoming, SizeHint};
+use hyper::body::{Body, Frame, SizeHint};
 use tokio::{
     sync::Notify,
     time::{Sleep, timeout},
@@ -32,6 +32,7 @@ use tokio::{
 
 use super::{
     body_copy::{CopiedBody, Copies, Original},
+    client_body::ClientBody,
     grpc_web::{Decoder, NotBase64},
 };
 use crate::serve::{IdleTimer, RequestScope, Worker};
@@ -59,7 +60,7 @@ enum Progress {
 
 /// Where a body comes from.
 enum Origin {
-    Client(Incoming),
+    Client(ClientBody),
     /// What another request's instance takes.
     Copy(CopiedBody),
 }
@@ -79,7 +80,11 @@ pub(crate) struct BodySource {
 }
 
 impl BodySource {
-    pub(super) fn new(incoming: Incoming, gate: Option<Arc<ContinueGate>>, scope: &RequestScope) -> Rc<Self> {
+    pub(super) fn new(
+        incoming: ClientBody,
+        gate: Option<Arc<ContinueGate>>,
+        scope: &RequestScope,
+    ) -> Rc<Self> {
         Self::of(Origin::Client(incoming), gate, &scope.worker)
     }
 

@@ -20,11 +20,13 @@ use http::{
     },
     request, response,
 };
-use hyper::{ext::Protocol, upgrade::OnUpgrade};
-use hyper_util::rt::TokioIo;
 use sha1_smol::Sha1;
 
-use crate::upgrade::{self, Switched};
+use super::{client_body::ClientBody, tunnel};
+use crate::{
+    http2::Protocol,
+    upgrade::{self, Switched},
+};
 
 /// The one protocol, as `Upgrade` and `:protocol` name it.
 const WEBSOCKET: &str = "websocket";
@@ -33,7 +35,8 @@ const GUID: &[u8] = b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11";
 
 /// A stream that becomes a WebSocket.
 pub(super) struct Stream {
-    opened: OnUpgrade,
+    /// What the client sends over it.
+    received: ClientBody,
     /// What the instance must say to the key that it got.
     accept: String,
 }
@@ -41,12 +44,12 @@ pub(super) struct Stream {
 impl Stream {
     /// Makes an extended `CONNECT` for WebSocket into the request that opens one over HTTP/1.1. `None`: it is another
     /// kind of `CONNECT`.
-    pub(super) fn of(parts: &mut request::Parts, rng: &mut Rng) -> Option<Box<Self>> {
+    pub(super) fn of(parts: &mut request::Parts, body: &mut ClientBody, rng: &mut Rng) -> Option<Box<Self>> {
         let protocol = parts.extensions.get::<Protocol>()?;
-        if !protocol.as_ref().eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
+        if !protocol.0.eq_ignore_ascii_case(WEBSOCKET.as_bytes()) {
             return None;
         }
-        let opened = parts.extensions.remove::<OnUpgrade>()?;
+        let received = std::mem::replace(body, ClientBody::Empty);
         // It is to differ from request to request, so that no cache answers; it keeps no secret.
         let key = STANDARD.encode(rng.u128(..).to_ne_bytes());
         let accept = accept_of(&key);
@@ -54,7 +57,7 @@ impl Stream {
         parts.headers.remove(CONTENT_LENGTH);
         parts.headers.insert(SEC_WEBSOCKET_KEY, HeaderValue::try_from(key).ok()?);
         parts.headers.entry(SEC_WEBSOCKET_VERSION).or_insert(HeaderValue::from_static("13"));
-        Some(Box::new(Self { opened, accept }))
+        Some(Box::new(Self { received, accept }))
     }
 
     /// The protocol that the instance is asked to switch to.
@@ -93,15 +96,12 @@ impl Stream {
         }
     }
 
-    /// Copies both ways, in a task of its own: from when the client has its answer to the end.
-    pub(super) fn run(self, switched: Switched) {
+    /// Copies both ways, in a task of its own, to the end. What the client gets is the body of its answer.
+    pub(super) fn run(self, switched: Switched) -> tunnel::Received {
         switched.scope.worker.metrics.upgraded();
-        tokio::task::spawn_local(async move {
-            // A client that is gone before it has its answer leaves nothing to copy.
-            if let Ok(stream) = self.opened.await {
-                upgrade::run(TokioIo::new(stream), Bytes::new(), switched).await;
-            }
-        });
+        let (stream, received) = tunnel::open(self.received);
+        tokio::task::spawn_local(upgrade::run(stream, Bytes::new(), switched));
+        received
     }
 }
 

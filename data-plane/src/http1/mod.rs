@@ -6,7 +6,7 @@
 //!  a head     it all                head         and knows where it ends
 //! ```
 //!
-//! Clients are served by hyper, and so are instances that speak HTTP/2. HTTP/1.1 to instances is done here because
+//! Clients that speak HTTP/1.1 are served by hyper. HTTP/1.1 to instances is done here because
 //! it is what nearly every request is: hyper's client is made for a connection that is a task of its own, passes
 //! heads and bodies through channels, and took 40 % of a request's instructions. Here the task of the request
 //! reads and writes the socket itself.

@@ -81,6 +81,8 @@ pub(crate) struct ClientConnection {
     longest_pause: Cell<Duration>,
     multiplexed: Cell<bool>,
     expired: Cell<Option<Phase>>,
+    /// When its task wants to look at the clock.
+    alarm: Cell<Option<Instant>>,
     waker: RefCell<Option<Waker>>,
     switched: RefCell<Option<Box<Switched>>>,
 }
@@ -104,6 +106,7 @@ impl ClientConnection {
             longest_pause: Cell::default(),
             multiplexed: Cell::new(false),
             expired: Cell::new(None),
+            alarm: Cell::new(None),
             waker: RefCell::new(None),
             switched: RefCell::new(None),
         })
@@ -220,6 +223,11 @@ impl ClientConnection {
         }
     }
 
+    /// Has its task woken once it is this late, exact to the worker's sweep.
+    pub(super) fn set_alarm(&self, at: Option<Instant>) {
+        self.alarm.set(at);
+    }
+
     /// What it was doing for too long, if it was.
     pub(crate) fn expired(&self) -> Option<Phase> {
         self.expired.get()
@@ -227,6 +235,10 @@ impl ClientConnection {
 
     /// Looks at the clock. `hasty` shortens the wait for a first request when the worker winds down.
     pub(crate) fn expire(&self, now: Instant, timeouts: &Timeouts, hasty: Option<Duration>) {
+        if self.alarm.get().is_some_and(|alarm| now >= alarm) {
+            self.alarm.set(None);
+            self.wake();
+        }
         let phase = self.phase.get();
         let limit = match phase {
             Phase::Waiting if self.used.get() => timeouts.client_idle,

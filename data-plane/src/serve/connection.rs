@@ -5,14 +5,12 @@
 //! Deliberately absent: `Upgrade: h2c`, which RFC 9113 has retired and which lets requests be smuggled past
 //! proxies.
 
-use std::{future::poll_fn, net::Shutdown, pin::Pin, rc::Rc, task::Poll, time::Duration};
+use std::{
+    convert::Infallible, future::poll_fn, net::Shutdown, pin::Pin, rc::Rc, task::Poll, time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
-use hyper::{
-    server::conn::{http1, http2},
-    service::service_fn,
-};
-use hyper_util::rt::TokioTimer;
+use hyper::{server::conn::http1, service::service_fn};
 use socket2::{SockRef, TcpKeepalive};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, copy, sink},
@@ -22,34 +20,35 @@ use tokio::{
 use waypost_proto::reason::Reason;
 
 use super::{
-    ClientConnection, LocalExecutor, ServeConfig, Worker,
+    ClientConnection, ServeConfig, Worker,
     client::Phase,
     handshake::{self, Greeting, Shaken},
+    http2,
     worker::Admitted,
 };
 use crate::{
-    answer, forward, gather::Gather, socket::ClientSocket, stream::ClientStream, tls::Refusal, upgrade,
+    answer,
+    forward::{self, ClientBody},
+    http2::PREFACE,
+    socket::ClientSocket,
+    stream::ClientStream,
+    tls::Refusal,
+    upgrade,
 };
 
-/// How an HTTP/2 connection begins.
-const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 /// What is read to begin with; most requests fit in.
 const FIRST_READ: usize = 4096;
 /// A peer that vanished without a word is noticed after this and a few probes.
 const TCP_KEEPALIVE: Duration = Duration::from_secs(60);
-/// How often an HTTP/2 client is asked whether it is there, and how long it has to answer.
-const PING_INTERVAL: Duration = Duration::from_secs(30);
-const PING_TIMEOUT: Duration = Duration::from_secs(20);
 /// How long bytes that nobody wants are read off after the last answer, so that the client can read it:
 /// closing with unread bytes would reset the connection (RFC 9112, section 9.6).
 const LINGER: Duration = Duration::from_secs(2);
 /// How many bytes are read off at most.
 const LINGER_BYTES: u64 = 1 << 20;
 
-/// hyper's settings, made once for each worker.
+/// hyper's settings for HTTP/1.1, made once for each worker.
 pub(super) struct Protocols {
     http1: http1::Builder,
-    http2: http2::Builder<LocalExecutor>,
 }
 
 impl Protocols {
@@ -62,15 +61,7 @@ impl Protocols {
         if limits.headers != 100 {
             http1.max_headers(limits.headers);
         }
-        let mut http2 = http2::Builder::new(LocalExecutor);
-        http2
-            .timer(TokioTimer::new())
-            .enable_connect_protocol()
-            .max_concurrent_streams(limits.http2_streams)
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX))
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_TIMEOUT);
-        Self { http1, http2 }
+        Self { http1 }
     }
 }
 
@@ -115,11 +106,10 @@ async fn serve_either(admitted: Admitted, socket: TcpStream, has_plain: bool) {
 
 async fn serve_http(admitted: Admitted, socket: ClientSocket, prefix: Bytes, is_http2: bool) {
     let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
-    let stream = ClientStream::new(socket, prefix, Rc::clone(&client), Rc::clone(&worker));
     if is_http2 {
-        serve_http2(&worker, &client, stream).await;
+        serve_http2(&worker, &client, socket, prefix).await;
     } else {
-        serve_http1(admitted, stream).await;
+        serve_http1(admitted, ClientStream::new(socket, prefix, client, worker)).await;
     }
 }
 
@@ -155,7 +145,10 @@ async fn until_expired<T>(client: &ClientConnection, future: impl Future<Output 
 
 async fn serve_http1(admitted: Admitted, stream: ClientStream) {
     let (worker, client) = (Rc::clone(admitted.worker()), Rc::clone(admitted.client()));
-    let service = service_fn(|request| forward::handle(Rc::clone(&worker), Rc::clone(&client), request));
+    let service = service_fn(async |request| {
+        let request = http::Request::map(request, ClientBody::Http1);
+        Ok::<_, Infallible>(forward::handle(Rc::clone(&worker), Rc::clone(&client), request).await)
+    });
     let mut connection = worker.protocols.http1.serve_connection(stream, service);
     let mut told = false;
     let ended = poll_fn(|context| {
@@ -225,28 +218,19 @@ async fn end_expired(worker: &Worker, client: &ClientConnection, mut socket: Cli
     }
 }
 
-async fn serve_http2(worker: &Rc<Worker>, client: &Rc<ClientConnection>, stream: ClientStream) {
+async fn serve_http2(
+    worker: &Rc<Worker>,
+    client: &Rc<ClientConnection>,
+    socket: ClientSocket,
+    prefix: Bytes,
+) {
     client.set_multiplexed();
-    let stream = Gather::new(stream);
-    // Boxed, because each becomes a task, and is moved about until it is one.
-    let service =
-        service_fn(|request| Box::pin(forward::handle(Rc::clone(worker), Rc::clone(client), request)));
-    let mut connection = worker.protocols.http2.serve_connection(stream.clone(), service);
-    let mut told = false;
-    poll_fn(|context| {
-        client.register(context.waker());
-        let mut ended = Pin::new(&mut connection).poll(context).is_ready();
-        let is_over = (worker.is_winding_down() || client.is_retiring()) && client.is_used();
-        if !ended && !told && (client.expired().is_some() || is_over) {
-            told = true;
-            Pin::new(&mut connection).graceful_shutdown();
-            ended = Pin::new(&mut connection).poll(context).is_ready();
-        }
-        // What went wrong with a connection is the client's to know; each stream was told.
-        let failed = matches!(stream.poll_write_out(context), Poll::Ready(Err(_)));
-        if ended || failed { Poll::Ready(()) } else { Poll::Pending }
-    })
-    .await;
+    let (end, mut socket) = http2::serve(worker, client, socket, prefix).await;
+    if end == http2::End::Over {
+        // A client that does not read either gets no more of our time.
+        let _ = timeout(LINGER, socket.shutdown()).await;
+        linger(socket.into_tcp()).await;
+    }
 }
 
 /// Resets the connection, so that an answer that was cut short cannot be taken for a complete one.

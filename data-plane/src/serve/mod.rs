@@ -17,8 +17,8 @@ mod client;
 mod config;
 mod connection;
 mod doors;
-mod executor;
 mod handshake;
+mod http2;
 mod idle;
 mod ports;
 mod running;
@@ -29,6 +29,6 @@ pub use ports::{Listening, PortState};
 pub use running::{Running, ShutdownReport, start};
 
 pub(crate) use client::{ClientConnection, RequestScope};
-pub(crate) use executor::LocalExecutor;
+pub(crate) use http2::Http2Body;
 pub(crate) use idle::IdleTimer;
 pub(crate) use worker::Worker;

@@ -8,10 +8,11 @@ use std::{
     ops::Deref,
     rc::Rc,
     sync::Arc,
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use fastrand::Rng;
+use http::HeaderValue;
 use tokio::{
     net::{TcpListener, TcpStream},
     sync::{Notify, mpsc, watch},
@@ -68,6 +69,8 @@ pub(crate) struct Worker {
     /// The table that the reader last saw. Requests share it by counting on this thread only.
     held: RefCell<Option<Rc<HeldTable>>>,
     now: Cell<Instant>,
+    /// The same as a field, for answers that have none.
+    date: RefCell<HeaderValue>,
     /// The number of the port that is there whatever the table says.
     pub(super) own_port: u16,
     pub(super) refusals: RefusalLog,
@@ -97,6 +100,7 @@ impl Worker {
             reader: RefCell::new(table.reader()),
             held: RefCell::new(None),
             now: Cell::new(Instant::now()),
+            date: RefCell::new(date()),
             own_port,
             refusals: RefusalLog::default(),
             checked: RefCell::new(None),
@@ -127,6 +131,11 @@ impl Worker {
         self.now.get()
     }
 
+    /// The same as answers say it (RFC 9110, section 6.6.1).
+    pub(crate) fn date(&self) -> HeaderValue {
+        self.date.borrow().clone()
+    }
+
     /// Whether connections are to end with the answer that they carry.
     pub(crate) fn is_winding_down(&self) -> bool {
         self.winding_down.get()
@@ -145,6 +154,7 @@ impl Worker {
     fn sweep(&self) {
         let now = Instant::now();
         self.now.set(now);
+        *self.date.borrow_mut() = date();
         let hasty = self.is_winding_down().then_some(FIRST_REQUEST_GRACE);
         for client in self.clients.borrow().values() {
             let hasty = hasty.or(client.is_retiring().then_some(FIRST_REQUEST_GRACE));
@@ -212,6 +222,11 @@ impl Worker {
             .min(self.config.pool.idle_timeout);
         (shortest / 8).clamp(Duration::from_millis(5), SWEEP)
     }
+}
+
+fn date() -> HeaderValue {
+    let text = httpdate::fmt_http_date(SystemTime::now());
+    HeaderValue::try_from(text).expect("a date is visible ASCII")
 }
 
 /// A connection that its worker keeps account of.
