@@ -1,6 +1,11 @@
 //! A control plane and proxies, as processes on this machine.
 
-use std::{fs, net::SocketAddr, path::{Path, PathBuf}, time::Duration};
+use std::{
+    fs,
+    net::SocketAddr,
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use tempfile::TempDir;
 use waypost_proto::v1;

@@ -84,12 +84,7 @@ impl Process {
         Self::spawn_from(&program.path(), program, arguments, &[])
     }
 
-    fn spawn_from(
-        file: &Path,
-        program: Program,
-        arguments: &[String],
-        variables: &[(&str, &str)],
-    ) -> Self {
+    fn spawn_from(file: &Path, program: Program, arguments: &[String], variables: &[(&str, &str)]) -> Self {
         let mut child = command(file, arguments)
             .envs(variables.iter().copied())
             .stdin(Stdio::null())

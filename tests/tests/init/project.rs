@@ -14,6 +14,7 @@ use nix::{
 };
 use tempfile::TempDir;
 use tokio::{process::Command, time::timeout};
+use waypost_proto::v1::EventKind;
 use waypost_tests::{
     cluster::Cluster,
     http::try_get,
@@ -108,7 +109,7 @@ impl Project {
         let held = cluster.api().instances(NAME).await.expect("instances");
         assert!(held.is_empty(), "it has left before it ended: {held:?}");
         let events = cluster.api().events(NAME).await.expect("events");
-        assert!(events.iter().any(|event| format!("{event:?}").contains("drain")), "{events:?}");
+        assert!(events.iter().any(|event| event.kind() == EventKind::Draining), "{events:?}");
     }
 }
 
