@@ -93,7 +93,7 @@ impl Service {
                 pending::<()>().await;
             }
         };
-        self.live(local, server, stop, hurry).await
+        Box::pin(self.live(local, server, stop, hurry)).await
     }
 
     /// The same, until `stop` is ready instead of a signal.
@@ -114,7 +114,7 @@ impl Service {
             stop.await;
             Ok(())
         };
-        self.live(local, server, stop, pending()).await
+        Box::pin(self.live(local, server, stop, pending())).await
     }
 
     async fn live<F, E>(
