@@ -104,15 +104,17 @@ def test_a_child_that_is_forked_off_does_not_hold_on_to_the_lead(tmp_path: Path)
     if child == 0:
         os.read(reading, 1)
         os._exit(0)
-    roster.quit()
-    other = Roster("group", tmp_path)
-    assert other.try_lead()
-    assert other.others() == []
-    other.quit()
-    os.write(writing, b"x")
-    os.waitpid(child, 0)
-    os.close(reading)
-    os.close(writing)
+    try:
+        roster.quit()
+        other = Roster("group", tmp_path)
+        assert other.try_lead()
+        assert other.others() == []
+        other.quit()
+    finally:
+        os.write(writing, b"x")
+        os.waitpid(child, 0)
+        os.close(reading)
+        os.close(writing)
 
 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:

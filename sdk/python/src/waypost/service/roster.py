@@ -86,6 +86,8 @@ class Roster:
         """Gives up the lead."""
         leader, self._leader = self._leader, None
         if leader is not None:
+            # A child that was forked off just now may not have closed its copy yet, and would hold the lock on.
+            fcntl.flock(leader, fcntl.LOCK_UN)
             os.close(leader)
 
     def led(self) -> bool:
@@ -132,9 +134,11 @@ class Roster:
 
     def forget(self) -> None:
         """Closes the files; after a fork they are the parent's, whose locks stay."""
-        self.step_down()
-        with contextlib.suppress(OSError):
-            os.close(self._member)
+        leader, self._leader = self._leader, None
+        for file in (leader, self._member):
+            if file is not None:
+                with contextlib.suppress(OSError):
+                    os.close(file)
         _ROSTERS.discard(self)
 
 
