@@ -1,3 +1,5 @@
+//! The core of HTTP/2: its rules, and the attacks on them.
+
 use std::time::{Duration, Instant};
 
 use bytes::{Buf, Bytes, BytesMut};

@@ -1,3 +1,5 @@
+//! What services of Tapper's say of themselves, and what becomes of it.
+
 use super::*;
 
 fn registration(service: serde_json::Value) -> Registration {
