@@ -22,7 +22,7 @@ use tokio::{
     time::timeout,
 };
 
-use crate::program::Program;
+use crate::{program::Program, servers::stand_still};
 
 /// How long a program may take until it listens, and until it has ended after SIGTERM.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -176,7 +176,7 @@ impl Process {
 
     /// Stops it from running, without ending it; [`Self::thaw`] lets it go on.
     pub fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
+        stand_still(self.pid);
     }
 
     /// Lets it go on after [`Self::freeze`].

@@ -24,7 +24,10 @@ use std::{
 };
 
 use nix::{
-    sys::signal::{Signal, kill},
+    sys::{
+        signal::{Signal, kill},
+        wait::{Id, WaitPidFlag, waitid},
+    },
     unistd::Pid,
 };
 use parking_lot::Mutex;
@@ -33,6 +36,14 @@ use tempfile::TempDir;
 /// How long a server may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
+
+/// Stops a child process, and waits until it has: a signal reaches one thread first, and until that one runs the others
+/// go on and may answer. One that has ended already stands still.
+pub fn stand_still(child: Pid) {
+    if kill(child, Signal::SIGSTOP).is_ok() {
+        let _ = waitid(Id::Pid(child), WaitPidFlag::WSTOPPED);
+    }
+}
 
 /// A server that somebody else wrote. It is killed when this is dropped.
 pub struct Server {
@@ -90,7 +101,7 @@ impl Server {
 
     /// Lets it stand still, connections open.
     pub fn freeze(&self) {
-        self.signal(Signal::SIGSTOP);
+        stand_still(self.pid());
     }
 
     /// Lets it go on.
@@ -98,10 +109,13 @@ impl Server {
         self.signal(Signal::SIGCONT);
     }
 
+    fn pid(&self) -> Pid {
+        Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small"))
+    }
+
     fn signal(&self, signal: Signal) {
-        let pid = Pid::from_raw(i32::try_from(self.child.id()).expect("process ids are small"));
         // One that has ended already needs no signal.
-        let _ = kill(pid, signal);
+        let _ = kill(self.pid(), signal);
     }
 
     fn wait(&mut self) {
