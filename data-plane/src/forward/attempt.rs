@@ -1,8 +1,9 @@
 //! Attempts to get a request answered: pick an instance, connect, send, and again elsewhere where that is safe.
 //!
-//! Every instance is tried once. The exception is an instance that is the only one and whose idle connection turned
-//! out to be closed: that says nothing about the instance, so it gets a second try over a new connection. Where a
-//! route, or the service's policy, says how often to try, its instances are tried again when all have been.
+//! Every instance is tried once. The exception is an instance that is the only one left and that closed the connection:
+//! it gets another try over a new one, as a server that replaces its workers closes what the old ones have, new
+//! connections among them. Where a route, or the service's policy, says how often to try, its instances are tried again
+//! when all have been.
 
 mod exchange;
 mod hedge;
@@ -40,8 +41,10 @@ pub(super) struct Attempts<'a> {
     tried: Vec<EndpointId>,
     made: usize,
     last: Option<Failure>,
-    /// The endpoint whose idle connection was closed, until it had a second try.
-    stale: Option<Arc<EndpointState>>,
+    /// The endpoint that closed the connection, last of all.
+    closed_by: Option<Arc<EndpointState>>,
+    /// Who is asked again, over a new connection.
+    back_to: Option<Arc<EndpointState>>,
     /// Counts the retry that is under way, where the service's policy limits them.
     retrying: Option<Place>,
     /// Whether an instance has refused it without a look.
@@ -74,7 +77,8 @@ impl<'a> Attempts<'a> {
             tried: Vec::new(),
             made: 0,
             last: None,
-            stale: None,
+            closed_by: None,
+            back_to: None,
             retrying: None,
             was_refused: false,
             hedge_after: None,
@@ -210,7 +214,7 @@ impl<'a> Attempts<'a> {
                 self.worker.metrics.retry_refused();
                 return Some(Err(failure.answer(target.service.key()).explained(&not_again(why))));
             }
-            self.stale = reused.then_some(endpoint);
+            self.closed_by = (reused || failure.is_of_the_connection()).then_some(endpoint);
             self.last = Some(failure);
             if let Some(retry) = retry {
                 Box::pin(self.pause(retry)).await;
@@ -255,13 +259,15 @@ impl<'a> Attempts<'a> {
         Answer::new(Reason::NoHealthyInstance, detail)
     }
 
-    /// Lets instances be tried again, where it was declared how often to try. Whether there are any.
-    pub(super) fn forget(&mut self) -> bool {
+    /// Lets instances be tried again: the last one, where it closed the connection, and all where it was declared how often
+    /// to try. Whether there are any.
+    pub(super) fn go_back(&mut self) -> bool {
+        self.back_to = self.closed_by.take();
         let forgets = self.has_retry && !self.tried.is_empty();
         if forgets {
             self.tried.clear();
         }
-        forgets
+        forgets || self.back_to.is_some()
     }
 
     /// Why nothing is sent to a service that its policy protects.
@@ -314,11 +320,12 @@ impl<'a> Attempts<'a> {
         if let Some(begun) = preferred.and_then(|preferred| target.endpoints.begin_at(&preferred)) {
             return Some((begun, false));
         }
-        let picked = target.endpoints.pick_by(self.key, &self.tried, &mut self.worker.rng.borrow_mut());
-        match picked {
-            Some(in_flight) => Some((in_flight, false)),
-            None => Some((target.endpoints.begin_again(&self.stale.take()?)?, true)),
+        if let Some(begun) = self.back_to.take().and_then(|endpoint| target.endpoints.begin_again(&endpoint))
+        {
+            return Some((begun, true));
         }
+        let picked = target.endpoints.pick_by(self.key, &self.tried, &mut self.worker.rng.borrow_mut());
+        picked.map(|in_flight| (in_flight, false))
     }
 
     /// An attempt within the limit that was declared, if one was.

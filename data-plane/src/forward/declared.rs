@@ -122,7 +122,7 @@ impl<'a> Taken<'a> {
             let exhausted = attempts.exhausted(&target);
             let Some(current) = self.scope.worker.table() else { return Err(exhausted) };
             if std::ptr::eq(known, &raw const **current) {
-                if attempts.forget() {
+                if attempts.go_back() {
                     continue;
                 }
                 return Err(exhausted);

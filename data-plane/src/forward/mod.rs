@@ -94,7 +94,7 @@ async fn forward(scope: &RequestScope, request: Request<ClientBody>) -> Result<R
         // Nothing is left in the table that the request began with; there may be in the one of now.
         let current = worker.table().ok_or_else(no_table)?;
         if Rc::ptr_eq(&table, &current) {
-            if attempts.forget() {
+            if attempts.go_back() {
                 continue;
             }
             return Err(attempts.exhausted(&target));

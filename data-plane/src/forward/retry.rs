@@ -63,6 +63,11 @@ impl Failure {
         matches!(self, Self::Connect(_) | Self::Unsent)
     }
 
+    /// Whether the connection was closed, which says nothing of the next one.
+    pub(super) fn is_of_the_connection(&self) -> bool {
+        matches!(self, Self::Unsent | Self::Refused | Self::Closed)
+    }
+
     /// Whether it speaks of the server, and not of the client or of a connection that had been idle for too long
     /// (`reused`: it was there before).
     pub(super) fn is_the_servers(&self, reused: bool) -> bool {

@@ -153,6 +153,29 @@ async fn a_get_on_a_stale_connection_gets_a_fresh_one_from_the_only_instance() {
 }
 
 #[tokio::test]
+async fn a_get_survives_that_the_only_instance_closes_new_connections_too() {
+    // As a server does that replaces its workers: those that end close what they have just accepted.
+    let connections = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&connections);
+    let instance = Instance::start(move |mut wire, _| {
+        let ends = count.fetch_add(1, Ordering::SeqCst) % 3 != 2;
+        async move {
+            while wire.request().await.is_some() && !ends {
+                wire.send("HTTP/1.1 200 OK\r\ncontent-length: 2\r\nconnection: close\r\n\r\nok").await;
+            }
+        }
+    })
+    .await;
+    let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
+    let get = "GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n";
+    assert_eq!(statuses(&proxy, get, 1).await, [200]);
+    assert_eq!(connections.load(Ordering::SeqCst), 3);
+    let post = "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 0\r\n\r\n";
+    assert_eq!(statuses(&proxy, post, 1).await, [502], "it may have been done");
+    assert_eq!(connections.load(Ordering::SeqCst), 4);
+}
+
+#[tokio::test]
 async fn an_instance_that_does_not_answer_in_time_is_not_asked_again() {
     let silent = || Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} });
     let (one, other) = (silent().await, silent().await);
