@@ -3,7 +3,8 @@
 //! Five workloads, with 1,000 services in Waypost's table. Each proxy has one thread, bound to one core; client and
 //! upstream share another one. The proxies take turns, round by round, so that what the machine does meanwhile hits
 //! all of them; the medians are compared. `WAYPOST_BENCH_WORKLOADS=http1,tls` chooses among the workloads, and
-//! `WAYPOST_BENCH_BEFORE=FILE` has another version of the proxy take turns with this one.
+//! `WAYPOST_BENCH_BEFORE=FILE` has another version of the proxy take turns with this one. What is to be told apart by a few
+//! percent takes more rounds (`WAYPOST_BENCH_ROUNDS=40`), and is compared round by round.
 
 mod clients;
 mod peers;
@@ -20,7 +21,6 @@ use self::{
     upstream::Upstream,
 };
 
-const ROUNDS: usize = 5;
 const ROUND: Duration = Duration::from_secs(4);
 const SERVICES: u32 = 1_000;
 const TARGET: f64 = 1.2;
@@ -99,9 +99,14 @@ async fn main() {
     all.extend(servers.iter().map(peers::Server::peer));
     // nginx works in a child.
     all.iter().flat_map(|peer| with_children(peer.pid)).for_each(|pid| pin(pid, PROXY_CORE));
+    let rounds = match std::env::var("WAYPOST_BENCH_ROUNDS").map(|text| text.parse()) {
+        Err(_) => 5,
+        Ok(Ok(rounds @ 1..)) => rounds,
+        Ok(_) => return say("proxy cost: WAYPOST_BENCH_ROUNDS is no number of rounds from 1"),
+    };
     for workload in workloads {
         if clients.can(workload) {
-            run(&clients, workload, &all);
+            run(&clients, workload, &all, rounds);
         } else {
             say(format!("{}: skipped: h2load is not installed; run tests/setup.sh --bench", workload.name()));
         }
@@ -115,7 +120,7 @@ fn chosen() -> Result<Vec<Workload>, String> {
     names.split(',').map(|name| find(name.trim()).ok_or_else(|| name.to_owned())).collect()
 }
 
-fn run(clients: &Clients, workload: Workload, peers: &[Peer]) {
+fn run(clients: &Clients, workload: Workload, peers: &[Peer], rounds: usize) {
     let peers: Vec<(&Peer, String)> =
         peers.iter().filter_map(|peer| Some((peer, peer.url(workload)?))).collect();
     let mut costs = BTreeMap::<&'static str, Vec<f64>>::new();
@@ -124,7 +129,7 @@ fn run(clients: &Clients, workload: Workload, peers: &[Peer]) {
         // To warm up: connections, caches, the branch predictor.
         measure(clients, workload, peer, url, Duration::from_secs(1));
     }
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (peer, url) in &peers {
             let (cost, rate) = measure(clients, workload, peer, url, ROUND);
             costs.entry(peer.name).or_default().push(cost);
@@ -136,17 +141,22 @@ fn run(clients: &Clients, workload: Workload, peers: &[Peer]) {
     };
     let told = workload.told();
     say(format!(
-        "processor time per proxied request: {told}, {SERVICES} services, medians of {ROUNDS} rounds"
+        "processor time per proxied request: {told}, {SERVICES} services, medians of {rounds} rounds"
     ));
-    let costs = medians(&costs);
+    // Round by round: what slows the machine down for a while slows both.
+    let compared = |one: &str, other: &str| {
+        let pairs = costs.get(one)?.iter().zip(costs.get(other)?);
+        Some(median(&pairs.map(|(one, other)| one / other).collect::<Vec<f64>>()))
+    };
     for (name, ratio) in [
-        (peers::POLICIES, costs.get(peers::POLICIES).map(|cost| cost / costs[peers::WAYPOST])),
-        (peers::BEFORE, costs.get(peers::BEFORE).map(|cost| costs[peers::WAYPOST] / cost)),
+        (peers::POLICIES, compared(peers::POLICIES, peers::WAYPOST)),
+        (peers::BEFORE, compared(peers::WAYPOST, peers::BEFORE)),
     ] {
         let Some(ratio) = ratio else { continue };
         let outcome = if ratio <= REGRESSION { "met" } else { "MISSED" };
         say(format!("  target: {name}: no more than {REGRESSION} x: {outcome} ({ratio:.3})"));
     }
+    let costs = medians(&costs);
     let others = costs.iter().filter(|(name, _)| !name.starts_with(peers::WAYPOST));
     let Some((best, least)) = others.min_by(|one, other| one.1.total_cmp(other.1)) else {
         return print_ratios("µs", &costs, peers::WAYPOST);
