@@ -6,7 +6,8 @@
 //!
 //! prints nanoseconds for each look-up among 10 and among 10,000 routes and their ratio, and what it costs to change
 //! one route of so many. Requests are drawn at random from those that the routes take, so that among many routes
-//! most of what is looked at is not in a processor's cache.
+//! most of what is looked at is not in a processor's cache. What that alone costs shows a peer in the same run: `matchit`,
+//! the router of axum, which knows paths and nothing else, and cannot be changed once it is shared.
 
 #![expect(clippy::print_stdout, reason = "this is what a benchmark is run for")]
 
@@ -24,10 +25,13 @@ use waypost_proto::{
 use waypost_proxy::{
     balance::PolicyName,
     table::{
-        Compiler, Found, SharedTable, Source, Table,
+        Compiler, Found, SharedTable, Source,
         declared::{OWN_LISTENER, RequestView},
     },
 };
+
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc; // the proxy's
 
 const FEW: usize = 10;
 const MANY: usize = 10_000;
@@ -107,25 +111,47 @@ fn compiled(shape: Shape, routes: usize) -> (Compiler, SharedTable, Snapshot) {
     (compiler, shared, snapshot)
 }
 
-/// Nanoseconds for each look-up.
-fn measure(table: &Table, shape: Shape, routes: usize) -> Histogram<u64> {
+/// Nanoseconds for each look-up, of which each has to find something.
+fn measure(shape: Shape, routes: usize, find: impl Fn(&str, &str) -> bool) -> Histogram<u64> {
     let mut rng = Rng::with_seed(1);
     let asked: Vec<(String, String)> = (0..50_000).map(|_| request(shape, rng.usize(..routes))).collect();
-    let mut headers = HeaderMap::new();
-    headers.insert("x-canary", HeaderValue::from_static("true"));
     let mut histogram = Histogram::new(3).expect("three digits are allowed");
     let mut requests = asked.iter().cycle();
     for _ in 0..BATCHES {
         let begin = Instant::now();
         for (host, path) in requests.by_ref().take(BATCH) {
-            let request = RequestView { host, ..RequestView::plain(&Method::GET, path, &headers) };
-            let found = table.find(black_box(&request));
-            assert!(matches!(black_box(found), Found::Rule { .. }), "{host} {path}");
+            assert!(find(black_box(host), black_box(path)), "{host} {path}");
         }
         let each = begin.elapsed().as_nanos() / BATCH as u128;
         histogram.record(u64::try_from(each).unwrap_or(u64::MAX)).expect("it fits");
     }
     histogram
+}
+
+fn ours(shape: Shape, routes: usize) -> Histogram<u64> {
+    let (_, shared, _) = compiled(shape, routes);
+    let table = shared.load().expect("a table");
+    let mut headers = HeaderMap::new();
+    headers.insert("x-canary", HeaderValue::from_static("true"));
+    measure(shape, routes, |host, path| {
+        let request = RequestView { host, ..RequestView::plain(&Method::GET, path, &headers) };
+        matches!(black_box(table.find(&request)), Found::Rule { .. })
+    })
+}
+
+/// The same by `matchit`, where paths are all that differs.
+fn peers(shape: Shape, routes: usize) -> Option<Histogram<u64>> {
+    let below = match shape {
+        Shape::Prefix => "/{*below}",
+        Shape::Exact => "",
+        Shape::Host | Shape::Mixed => return None,
+    };
+    let mut router = matchit::Router::new();
+    for number in 0..routes {
+        let (_, matches) = route(shape, number);
+        router.insert(matches.path + below, Arc::new(number)).expect("no two are alike");
+    }
+    Some(measure(shape, routes, |_, path| black_box(router.at(path)).is_ok()))
 }
 
 /// Microseconds to change one route, and have a table that knows it.
@@ -148,27 +174,29 @@ fn change_one(shape: Shape, routes: usize) -> Histogram<u64> {
 
 fn main() {
     println!(
-        "routes differ by   {FEW} routes p50/p99   {MANY} routes p50/p99   ratio p50/p99   one change p50/p99"
+        "routes differ by            {FEW} routes p50/p99   {MANY} routes p50/p99   ratio p50/p99   one change p50/p99"
     );
     for shape in [Shape::Prefix, Shape::Exact, Shape::Host, Shape::Mixed] {
-        let [few, many] = [FEW, MANY].map(|routes| {
-            let (_, shared, _) = compiled(shape, routes);
-            measure(&shared.load().expect("a table"), shape, routes)
-        });
-        let at = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile);
-        let ratio = |quantile| at(&many, quantile) as f64 / at(&few, quantile) as f64;
+        let [few, many] = [FEW, MANY].map(|routes| ours(shape, routes));
         let change = change_one(shape, MANY);
-        println!(
-            "{:<18} {:>8} / {} ns {:>14} / {} ns {:>12.2} / {:.2} {:>10} / {} µs",
-            format!("{shape:?}"),
-            at(&few, 0.5),
-            at(&few, 0.99),
-            at(&many, 0.5),
-            at(&many, 0.99),
-            ratio(0.5),
-            ratio(0.99),
-            at(&change, 0.5),
-            at(&change, 0.99),
-        );
+        let change = format!("{} / {} µs", change.value_at_quantile(0.5), change.value_at_quantile(0.99));
+        print_row(&format!("{shape:?}"), &few, &many, &change);
+        if let (Some(few), Some(many)) = (peers(shape, FEW), peers(shape, MANY)) {
+            print_row(&format!("{shape:?}, by matchit"), &few, &many, "-");
+        }
     }
+}
+
+fn print_row(name: &str, few: &Histogram<u64>, many: &Histogram<u64>, change: &str) {
+    let at = |histogram: &Histogram<u64>, quantile| histogram.value_at_quantile(quantile);
+    let ratio = |quantile| at(many, quantile) as f64 / at(few, quantile) as f64;
+    println!(
+        "{name:<24} {:>10} / {} ns {:>14} / {} ns {:>12.2} / {:.2} {change:>20}",
+        at(few, 0.5),
+        at(few, 0.99),
+        at(many, 0.5),
+        at(many, 0.99),
+        ratio(0.5),
+        ratio(0.99),
+    );
 }

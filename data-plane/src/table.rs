@@ -22,6 +22,7 @@ mod services;
 mod shared;
 mod since;
 mod standing;
+mod text_map;
 mod traffic;
 mod update;
 mod usage;

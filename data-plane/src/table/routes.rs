@@ -9,9 +9,10 @@
 use std::sync::Arc;
 
 use imbl::HashMap;
+use smol_str::SmolStr;
 use waypost_proto::route::{EndpointTemplate, Route, RouteMatch, Segment};
 
-use super::declared::Subset;
+use super::{declared::Subset, text_map::TextMap};
 
 /// What a route leads to.
 #[derive(Clone, Debug)]
@@ -118,7 +119,7 @@ struct Place<'a> {
 }
 
 enum Step {
-    Literal(Arc<str>),
+    Literal(SmolStr),
     Parameter,
 }
 
@@ -133,7 +134,7 @@ impl<'a> Place<'a> {
     fn of(matches: &'a RouteMatch) -> Self {
         match matches {
             RouteMatch::Prefix { path, .. } => Self {
-                segments: path.segments().map(|text| Step::Literal(Arc::from(text))).collect(),
+                segments: path.segments().map(|text| Step::Literal(SmolStr::new(text))).collect(),
                 end: End::Prefix,
             },
             RouteMatch::Template(template) => Self::of_template(template),
@@ -146,7 +147,7 @@ impl<'a> Place<'a> {
         let mut segments = Vec::with_capacity(template.segments().len());
         for segment in template.segments() {
             match segment {
-                Segment::Literal(text) => segments.push(Step::Literal(Arc::clone(text))),
+                Segment::Literal(text) => segments.push(Step::Literal(SmolStr::new(text))),
                 Segment::Parameter => segments.push(Step::Parameter),
                 Segment::Rest => end = End::Rest(method),
             }
@@ -186,7 +187,7 @@ impl Methods {
 
 #[derive(Clone, Debug, Default)]
 struct Node {
-    literals: HashMap<Arc<str>, Arc<Node>>,
+    literals: TextMap<Arc<Node>>,
     parameter: Option<Arc<Node>>,
     exact: Methods,
     /// Templates that end here with a slash.
@@ -236,7 +237,7 @@ impl Node {
                 Arc::make_mut(self.parameter.get_or_insert_default()).put(below, place, target);
             }
             [Step::Literal(text), below @ ..] => {
-                let child = self.literals.entry(Arc::clone(text)).or_default();
+                let child = self.literals.entry(text.clone()).or_default();
                 Arc::make_mut(child).put(below, place, target);
             }
         }

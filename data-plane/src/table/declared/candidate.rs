@@ -140,11 +140,6 @@ impl Candidate {
         )
     }
 
-    /// What a request whose path fits fails first.
-    pub(super) fn failed_by(&self, request: &RequestView<'_>) -> Option<Failed<'_>> {
-        self.failures(request).next()
-    }
-
     /// All that a request fails beside the path.
     pub(super) fn failures<'a>(&'a self, request: &RequestView<'_>) -> impl Iterator<Item = Failed<'a>> {
         let method = self
@@ -202,9 +197,23 @@ fn method_of(text: &str) -> Result<Option<Method>, DeclaredError> {
 pub(super) struct Placed {
     pub(super) candidate: Arc<Candidate>,
     pub(super) listener: Arc<Listener>,
+    /// Whether the path alone decides; so most need not look at the candidate, which lies elsewhere in memory.
+    by_path_alone: bool,
 }
 
 impl Placed {
+    /// A match of a rule at a listener.
+    pub(super) fn at(listener: &Arc<Listener>, candidate: &Arc<Candidate>) -> Self {
+        let Candidate { method, headers, query, .. } = &**candidate;
+        let by_path_alone = method.is_none() && headers.is_empty() && query.is_empty();
+        Self { candidate: Arc::clone(candidate), listener: Arc::clone(listener), by_path_alone }
+    }
+
+    /// What a request whose path fits fails first.
+    pub(super) fn failed_by(&self, request: &RequestView<'_>) -> Option<Failed<'_>> {
+        if self.by_path_alone { None } else { self.candidate.failures(request).next() }
+    }
+
     /// Whether it is the same route at the same listener.
     pub(super) fn is_of(&self, other: &Self) -> bool {
         self.candidate.route_id == other.candidate.route_id && self.listener.id == other.listener.id

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use imbl::HashMap;
+use smol_str::SmolStr;
+
+use crate::table::text_map::TextMap;
 
 /// The longest host that can match anything: more than DNS allows for (RFC 1035, section 2.3.4).
 const LONGEST: usize = 255;
@@ -86,14 +88,14 @@ impl Host {
 /// Values by hostname. A clone shares everything.
 #[derive(Clone, Debug)]
 pub(super) struct Hosts<T> {
-    exact: HashMap<Arc<str>, T>,
-    below: HashMap<Arc<str>, T>,
+    exact: TextMap<T>,
+    below: TextMap<T>,
     any: Option<T>,
 }
 
 impl<T> Default for Hosts<T> {
     fn default() -> Self {
-        Self { exact: HashMap::new(), below: HashMap::new(), any: None }
+        Self { exact: TextMap::default(), below: TextMap::default(), any: None }
     }
 }
 
@@ -113,9 +115,9 @@ impl<T: Clone> Hosts<T> {
     /// The hostnames of those, in the same order.
     pub(super) fn names_matching(&self, host: &Host) -> Vec<Hostname> {
         let exact =
-            self.exact.get_key_value(host.as_str()).map(|(name, _)| Hostname::Exact(Arc::clone(name)));
+            self.exact.get_key_value(host.as_str()).map(|(name, _)| Hostname::Exact(name.clone().into()));
         let below = host.domains().filter_map(|domain| self.below.get_key_value(domain));
-        let below = below.map(|(domain, _)| Hostname::Below(Arc::clone(domain)));
+        let below = below.map(|(domain, _)| Hostname::Below(domain.clone().into()));
         exact.into_iter().chain(below).chain(self.any.is_some().then_some(Hostname::Any)).collect()
     }
 
@@ -154,12 +156,12 @@ impl Keep {
 }
 
 fn change_in<T: Clone>(
-    map: &mut HashMap<Arc<str>, T>,
-    name: &Arc<str>,
+    map: &mut TextMap<T>,
+    name: &str,
     make: impl FnOnce() -> T,
     change: impl FnOnce(&mut T) -> Keep,
 ) {
-    if change(map.entry(Arc::clone(name)).or_insert_with(make)) == Keep::No {
+    if change(map.entry(SmolStr::new(name)).or_insert_with(make)) == Keep::No {
         map.remove(name);
     }
 }

@@ -5,26 +5,28 @@
 
 use std::sync::Arc;
 
-use imbl::HashMap;
+use smallvec::SmallVec;
+use smol_str::SmolStr;
 
 use super::{
     Observer, RequestView,
     candidate::{Failed, PathMatch, Placed},
     hosts::Keep,
 };
+use crate::table::text_map::TextMap;
 
 /// A rule that takes a request, and how many bytes of the path its prefix has taken.
 pub(super) type Hit<'a> = (&'a Placed, usize);
 
-/// Those of one path, in the order in which they are looked at.
-type Sorted = Arc<Vec<Placed>>;
+/// Those of one path, in the order in which they are looked at. There is one as a rule, which then lies in the map.
+type Sorted = SmallVec<[Placed; 1]>;
 
 /// The rules at one hostname. A clone shares everything.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Paths {
-    exact: HashMap<Arc<str>, Sorted>,
+    exact: TextMap<Sorted>,
     regexes: Sorted,
-    prefixes: Arc<Prefixes>,
+    prefixes: Prefixes,
 }
 
 impl Paths {
@@ -40,10 +42,10 @@ impl Paths {
         {
             return Some((placed, 0));
         }
-        for placed in &*self.regexes {
+        for placed in &self.regexes {
             let PathMatch::Regex(_, regex) = &placed.candidate.path else { continue };
             let failed = if regex.is_match(request.path.as_bytes()) {
-                placed.candidate.failed_by(request)
+                placed.failed_by(request)
             } else {
                 Some(Failed::Path)
             };
@@ -57,26 +59,28 @@ impl Paths {
 
     /// Puts a match of a rule.
     pub(super) fn put(&mut self, placed: Placed) {
-        let candidate = Arc::clone(&placed.candidate);
-        match &candidate.path {
-            PathMatch::Exact(path) => insert(self.exact.entry(Arc::clone(path)).or_default(), placed),
-            PathMatch::Regex(..) => insert(&mut self.regexes, placed),
-            PathMatch::Prefix(path) => insert(Arc::make_mut(&mut self.prefixes).at(path), placed),
-        }
+        let sorted = match &placed.candidate.path {
+            PathMatch::Exact(path) => self.exact.entry(SmolStr::new(path)).or_default(),
+            PathMatch::Regex(..) => &mut self.regexes,
+            PathMatch::Prefix(path) => self.prefixes.at(path),
+        };
+        let at =
+            sorted.partition_point(|before| before.candidate.precedence() <= placed.candidate.precedence());
+        sorted.insert(at, placed);
     }
 
     /// Removes a match of a rule. What is empty then need not be kept.
     pub(super) fn remove(&mut self, placed: &Placed) -> Keep {
         match &placed.candidate.path {
             PathMatch::Exact(path) => {
-                if self.exact.get_mut(path).is_some_and(|sorted| remove(sorted, placed)) {
-                    self.exact.remove(path);
+                if self.exact.get_mut(&**path).is_some_and(|sorted| remove(sorted, placed)) {
+                    self.exact.remove(&**path);
                 }
             }
             PathMatch::Regex(..) => {
                 remove(&mut self.regexes, placed);
             }
-            PathMatch::Prefix(path) => Arc::make_mut(&mut self.prefixes).remove(path, placed),
+            PathMatch::Prefix(path) => self.prefixes.remove(path, placed),
         }
         Keep::unless(self.exact.is_empty() && self.regexes.is_empty() && self.prefixes.is_empty())
     }
@@ -89,15 +93,10 @@ fn first<'a>(
     observer: &mut impl Observer,
 ) -> Option<&'a Placed> {
     sorted.iter().find(|placed| {
-        let failed = placed.candidate.failed_by(request);
+        let failed = placed.failed_by(request);
         observer.considered(placed, failed);
         failed.is_none()
     })
-}
-
-fn insert(sorted: &mut Sorted, placed: Placed) {
-    let at = sorted.partition_point(|before| before.candidate.precedence() <= placed.candidate.precedence());
-    Arc::make_mut(sorted).insert(at, placed);
 }
 
 /// Removes it, and says whether nothing is left.
@@ -105,7 +104,7 @@ fn remove(sorted: &mut Sorted, placed: &Placed) -> bool {
     let from = sorted.partition_point(|before| before.candidate.precedence() < placed.candidate.precedence());
     let same = |other: &Placed| other.is_of(placed) && other.candidate.place == placed.candidate.place;
     if let Some(at) = sorted[from..].iter().position(same) {
-        Arc::make_mut(sorted).remove(from + at);
+        sorted.remove(from + at);
     }
     sorted.is_empty()
 }
@@ -113,7 +112,7 @@ fn remove(sorted: &mut Sorted, placed: &Placed) -> bool {
 /// Prefixes as a tree of segments.
 #[derive(Clone, Debug, Default)]
 struct Prefixes {
-    below: HashMap<Arc<str>, Arc<Prefixes>>,
+    below: Below,
     here: Sorted,
 }
 
@@ -142,7 +141,7 @@ impl Prefixes {
     fn at(&mut self, prefix: &str) -> &mut Sorted {
         let mut node = self;
         for segment in prefix.split('/').skip(1) {
-            node = Arc::make_mut(node.below.entry(Arc::from(segment)).or_default());
+            node = node.below.at(segment);
         }
         &mut node.here
     }
@@ -153,8 +152,7 @@ impl Prefixes {
             return;
         };
         let length = rest.find('/').unwrap_or(rest.len());
-        let Some(below) = self.below.get_mut(&rest[..length]) else { return };
-        let node = Arc::make_mut(below);
+        let Some(node) = self.below.get_mut(&rest[..length]) else { return };
         node.remove(&rest[length..], placed);
         if node.is_empty() {
             self.below.remove(&rest[..length]);
@@ -163,5 +161,65 @@ impl Prefixes {
 
     fn is_empty(&self) -> bool {
         self.below.is_empty() && self.here.is_empty()
+    }
+}
+
+/// What follows a segment. A map has room for sixteen at least, and mostly it is one.
+#[derive(Clone, Debug, Default)]
+enum Below {
+    #[default]
+    Nothing,
+    One(Arc<(SmolStr, Prefixes)>),
+    Many(TextMap<Prefixes>),
+}
+
+impl Below {
+    fn get(&self, segment: &str) -> Option<&Prefixes> {
+        match self {
+            Self::One(one) if one.0 == segment => Some(&one.1),
+            Self::Many(many) => many.get(segment),
+            Self::Nothing | Self::One(_) => None,
+        }
+    }
+
+    fn get_mut(&mut self, segment: &str) -> Option<&mut Prefixes> {
+        match self {
+            Self::One(one) if one.0 == segment => Some(&mut Arc::make_mut(one).1),
+            Self::Many(many) => many.get_mut(segment),
+            Self::Nothing | Self::One(_) => None,
+        }
+    }
+
+    /// What is below a segment, made where there is nothing.
+    fn at(&mut self, segment: &str) -> &mut Prefixes {
+        if let Self::One(one) = self
+            && one.0 != segment
+        {
+            *self = Self::Many([Arc::unwrap_or_clone(std::mem::take(one))].into_iter().collect());
+        }
+        if self.is_empty() {
+            *self = Self::One(Arc::new((SmolStr::new(segment), Prefixes::default())));
+        }
+        match self {
+            Self::One(one) => &mut Arc::make_mut(one).1,
+            Self::Many(many) => many.entry(SmolStr::new(segment)).or_default(),
+            Self::Nothing => unreachable!("there is one now"),
+        }
+    }
+
+    fn remove(&mut self, segment: &str) {
+        match self {
+            Self::One(one) if one.0 == segment => *self = Self::Nothing,
+            Self::Many(many) => drop(many.remove(segment)),
+            Self::Nothing | Self::One(_) => {}
+        }
+    }
+
+    fn is_empty(&self) -> bool {
+        match self {
+            Self::Nothing => true,
+            Self::One(_) => false,
+            Self::Many(many) => many.is_empty(),
+        }
     }
 }

@@ -244,8 +244,7 @@ impl Declared {
                 for (name, candidate) in
                     names.iter().flat_map(|name| route.candidates.iter().map(move |one| (name, one)))
                 {
-                    let placed = Placed { candidate: Arc::clone(candidate), listener: Arc::clone(listener) };
-                    what(site, name, placed);
+                    what(site, name, Placed::at(listener, candidate));
                 }
                 Keep::Yes
             });
