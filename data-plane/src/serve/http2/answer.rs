@@ -41,8 +41,10 @@ pub(super) struct Answer {
 pub(super) enum Progress {
     /// Nothing more of it will be sent.
     Over,
-    /// It waits for room.
+    /// It waits for a window.
     Blocked,
+    /// It waits until the client has read more of what was written.
+    HeldBack,
     /// It waits for more of itself.
     Paused,
     /// It would go on if it were alone.
@@ -82,7 +84,7 @@ impl Answer {
         for _ in 0..FRAMES {
             if self.held.is_empty() && !self.is_last {
                 if shared.connection.borrow_mut().output().remaining() >= FULL {
-                    return Progress::Blocked;
+                    return Progress::HeldBack;
                 }
                 let Poll::Ready(frame) = Pin::new(&mut self.body).poll_frame(context) else {
                     return Progress::Paused;
@@ -111,7 +113,7 @@ impl Answer {
             }
             let mut connection = shared.connection.borrow_mut();
             if connection.output().remaining() >= FULL {
-                return Progress::Blocked;
+                return Progress::HeldBack;
             }
             match connection.send_data(self.key, &mut self.held, self.is_last) {
                 Sent::All if self.is_last => return Progress::Over,

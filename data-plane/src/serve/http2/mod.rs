@@ -38,7 +38,7 @@ use waypost_proto::reason::Reason;
 pub(crate) use self::body::Http2Body;
 use self::{
     body::{Inbox, Shared},
-    places::Places,
+    places::{Places, Room},
 };
 use super::{ClientConnection, Worker};
 use crate::{
@@ -158,7 +158,7 @@ impl Driver {
         if ready!(self.poll_write_out(context)).is_err() {
             return Poll::Ready(End::Gone);
         }
-        self.places.unblock_all();
+        self.places.unblock_all(Room::Output);
         if self.is_held_back {
             context.waker().wake_by_ref();
         }
@@ -251,7 +251,7 @@ impl Driver {
                     inbox.end(trailers);
                 }
             }
-            Event::Room(None) => self.places.unblock_all(),
+            Event::Room(None) => self.places.unblock_all(Room::Window),
             Event::Room(Some(key)) => self.places.unblock(key),
             Event::Reset { key } => self.places.give_up(key),
         }

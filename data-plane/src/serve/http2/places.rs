@@ -39,8 +39,17 @@ struct Place {
     work: Option<Work>,
     /// Where the body of the request goes, while there is more to come.
     inbox: Option<Rc<Inbox>>,
-    /// Whether the answer waits for room.
-    is_blocked: bool,
+    /// What the answer waits for, beside itself.
+    waits_for: Option<Room>,
+}
+
+/// What lets an answer go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Room {
+    /// A window that grows.
+    Window,
+    /// Output that was written.
+    Output,
 }
 
 enum Work {
@@ -71,7 +80,7 @@ impl Places {
             self.places.push(Place::default());
         }
         let work = Some(Work::Asking(key, asking));
-        self.places[key.place] = Place { work, inbox, is_blocked: false };
+        self.places[key.place] = Place { work, inbox, waits_for: None };
         self.ready.set(key.place);
     }
 
@@ -95,17 +104,18 @@ impl Places {
         self.wakers.clear();
     }
 
-    /// Lets an answer go on that waits for room.
+    /// Lets an answer go on that waits for a window.
     pub(super) fn unblock(&self, key: Key) {
-        if self.places.get(key.place).is_some_and(|place| place.is_blocked) {
+        if self.places.get(key.place).is_some_and(|place| place.waits_for == Some(Room::Window)) {
             self.ready.set(key.place);
         }
     }
 
-    /// Lets all answers go on that wait for room.
-    pub(super) fn unblock_all(&self) {
+    /// Lets all answers go on that wait for this. None that waits for the other: it would find that it has to wait still,
+    /// and the task would turn round and round.
+    pub(super) fn unblock_all(&self, room: Room) {
         for (at, place) in self.places.iter().enumerate() {
-            if place.is_blocked {
+            if place.waits_for == Some(room) {
                 self.ready.set(at);
             }
         }
@@ -135,7 +145,7 @@ impl Places {
             let answer = Answer::begin(shared, worker, *key, response);
             place.work = answer.map(|answer| Work::Answering(Box::new(answer)));
         }
-        place.is_blocked = false;
+        place.waits_for = None;
         if let Some(Work::Answering(answer)) = &mut place.work {
             match answer.go_on(shared, &mut context) {
                 Progress::Over => {
@@ -143,7 +153,8 @@ impl Places {
                     place.work = None;
                     place.let_go_of_body(key, shared);
                 }
-                Progress::Blocked => place.is_blocked = true,
+                Progress::Blocked => place.waits_for = Some(Room::Window),
+                Progress::HeldBack => place.waits_for = Some(Room::Output),
                 Progress::Paused => {}
                 Progress::Yielded => self.ready.set(at),
             }
@@ -166,6 +177,25 @@ impl Place {
     fn give_up(self) {
         if let Some(inbox) = &self.inbox {
             inbox.break_off();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_answer_is_looked_at_again_when_what_it_waits_for_is_there() {
+        for (waits_for, other) in [(Room::Window, Room::Output), (Room::Output, Room::Window)] {
+            let mut places = Places::new(1);
+            places.places.push(Place { waits_for: Some(waits_for), ..Place::default() });
+            places.begin_turn(Waker::noop());
+            places.unblock_all(other);
+            assert!(!places.end_turn(), "the task would go round and round");
+            places.begin_turn(Waker::noop());
+            places.unblock_all(waits_for);
+            assert!(places.end_turn());
         }
     }
 }
