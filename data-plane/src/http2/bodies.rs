@@ -35,7 +35,7 @@ impl Connection {
         let Ok(Some(key)) = taken else {
             input.advance(head.length);
             self.release_connection(count);
-            // What is late for a stream that was reset here is no fault, but costs.
+            // What is late for a stream that was reset or refused here is no fault, but costs.
             self.spend(now)?;
             return taken.map(|_| None);
         };
@@ -58,7 +58,7 @@ impl Connection {
     /// Whose data it is, if anybody wants it.
     fn take_data(&mut self, id: u32, count: u32, length: usize, ends: bool) -> Result<Option<Key>, Fault> {
         let Some((key, stream)) = self.streams.find(id) else {
-            let is_late = self.streams.closed(id) == Some(Closed::ResetHere);
+            let is_late = id > self.last || self.streams.closed(id) == Some(Closed::ResetHere);
             return if is_late { Ok(None) } else { Err(Fault::Stream(id, Code::STREAM_CLOSED)) };
         };
         if !stream.is_receiving {

@@ -385,8 +385,9 @@ impl Connection {
         Ok(Some(Event::Reset { key }))
     }
 
+    /// Whether a client may speak of a stream: it has opened it, or has tried to when it did not know of the end yet.
     pub(super) fn was_opened(&self, id: u32) -> bool {
-        id % 2 == 1 && id <= self.last
+        id % 2 == 1 && (id <= self.last || self.leaving == Leaving::Refusing)
     }
 
     pub(super) fn spend(&mut self, now: Instant) -> Result<(), Fault> {

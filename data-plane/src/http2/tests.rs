@@ -559,6 +559,17 @@ fn a_connection_ends_after_the_requests_that_were_on_their_way() {
     assert!(client.send(&framed(kind::PING, 1, 0, &frames[1].3)).is_ok());
     assert_eq!(client.take().first().and_then(|frame| frame::number(&frame.3, 0)), Some(3));
     assert_eq!(client.send(&head(5, &GET, true)), Ok(vec![]), "the client knows");
+    let was = client.connection.receive_window + client.connection.unreleased;
+    let on_its_way = [
+        head(7, &POST, false),
+        framed(kind::DATA, 0, 7, b"a body"),
+        framed(kind::WINDOW_UPDATE, 0, 7, &[0, 0, 0, 1]),
+        head(7, &[("x-sum", "1")], true),
+        framed(kind::RST_STREAM, 0, 7, &[0, 0, 0, 8]),
+    ];
+    assert_eq!(client.send(&on_its_way.concat()), Ok(vec![]), "what it could not know yet is no fault");
+    assert_eq!(client.connection.receive_window + client.connection.unreleased, was, "and costs no window");
+    assert_eq!(client.take(), []);
     client.connection.reset(late, Code::CANCEL);
     assert!(!client.connection.is_over());
     assert_eq!(client.send(&framed(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8])), Ok(vec![Said::Reset(1)]));
