@@ -5,9 +5,10 @@ use std::time::Instant;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::{
-    connection::{CONNECTION_WINDOW, Connection, Event, Fault, STREAM_WINDOW},
+    connection::{Connection, Event, Fault},
     frame::{self, Code, Head},
     streams::{Closed, Key},
+    windows,
 };
 
 /// From how many bytes on a piece of a body is not copied out of what was read. Less would hold on to more.
@@ -84,16 +85,18 @@ impl Connection {
         self.release_connection(count);
         let Some(stream) = self.streams.get(key).filter(|stream| stream.is_receiving) else { return };
         stream.unreleased += count;
-        if stream.unreleased >= STREAM_WINDOW / 2 {
-            let more = std::mem::take(&mut stream.unreleased);
-            stream.receive_window += more;
+        if stream.unreleased >= stream.window / 2 {
+            let more = std::mem::take(&mut stream.unreleased) + self.streams.widen(key);
             frame::window_update(key.id, more, self.output.tail());
+            if let Some(stream) = self.streams.get(key) {
+                stream.receive_window += more;
+            }
         }
     }
 
     fn release_connection(&mut self, count: u32) {
         self.unreleased += count;
-        if self.unreleased >= CONNECTION_WINDOW / 2 {
+        if self.unreleased >= windows::UPDATE {
             let more = std::mem::take(&mut self.unreleased);
             self.receive_window += more;
             frame::window_update(0, more, self.output.tail());

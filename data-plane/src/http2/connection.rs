@@ -19,15 +19,12 @@ use super::{
     output::Output,
     settings::{self, Settings},
     streams::{Closed, Key, Streams},
+    windows,
 };
 
 /// How a client's connection begins (RFC 9113, section 3.4).
 pub(crate) const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// How much of a body may come before it is read.
-pub(super) const STREAM_WINDOW: u32 = 1 << 20;
-/// How much of all bodies of a connection.
-pub(super) const CONNECTION_WINDOW: u32 = 1 << 20;
 /// What every connection begins with.
 const INITIAL_WINDOW: u32 = 65_535;
 
@@ -110,6 +107,9 @@ pub(crate) struct Connection {
     /// The latest stream that the client has opened.
     pub(super) last: u32,
     pub(super) send_window: i64,
+    /// How much of all bodies may come before it was read.
+    pub(super) window: u32,
+    /// How much of that may come still.
     pub(super) receive_window: u32,
     pub(super) unreleased: u32,
     pub(super) output: Output,
@@ -122,9 +122,10 @@ pub(crate) struct Connection {
 
 impl Connection {
     pub(crate) fn new(limits: Limits, now: Instant) -> Self {
+        let window = windows::of_connection(limits.streams);
         let mut output = Output::default();
         frame::settings(&settings::own(&limits), output.tail());
-        frame::window_update(0, CONNECTION_WINDOW - INITIAL_WINDOW, output.tail());
+        frame::window_update(0, window - INITIAL_WINDOW, output.tail());
         Self {
             limits,
             has_begun: false,
@@ -136,7 +137,8 @@ impl Connection {
             streams: Streams::default(),
             last: 0,
             send_window: i64::from(INITIAL_WINDOW),
-            receive_window: CONNECTION_WINDOW,
+            window,
+            receive_window: window,
             unreleased: 0,
             output,
             leaving: Leaving::No,

@@ -5,10 +5,11 @@ use std::time::Instant;
 use bytes::BytesMut;
 
 use super::{
-    connection::{Connection, Event, Fault, Leaving, STREAM_WINDOW},
+    connection::{Connection, Event, Fault, Leaving},
     frame::{self, Code, Head, LARGEST, MOST},
     head::{Draft, Fields},
     streams::{Closed, Stream},
+    windows,
 };
 
 /// How many frames that do nothing come with a request.
@@ -133,7 +134,8 @@ impl Connection {
         let key = self.streams.insert(Stream {
             id,
             send_window: i64::from(self.peer.window),
-            receive_window: STREAM_WINDOW,
+            window: windows::FIRST,
+            receive_window: windows::FIRST,
             unreleased: 0,
             left: length,
             is_receiving: !ends,

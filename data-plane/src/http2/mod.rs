@@ -30,6 +30,7 @@ mod settings;
 mod streams;
 #[cfg(test)]
 mod tests;
+mod windows;
 
 pub(crate) use self::{
     connection::{Connection, Event, Failed, Limits, PREFACE},

@@ -1,8 +1,9 @@
 //! Settings (RFC 9113, section 6.5): what each side says about itself.
 
 use super::{
-    connection::{Limits, STREAM_WINDOW},
+    connection::Limits,
     frame::{Code, LARGEST, MOST, setting},
+    windows,
 };
 
 /// What a client has said.
@@ -56,7 +57,7 @@ impl Settings {
 pub(super) fn own(limits: &Limits) -> [(u16, u32); 5] {
     [
         (setting::MAX_CONCURRENT_STREAMS, limits.streams),
-        (setting::INITIAL_WINDOW_SIZE, STREAM_WINDOW),
+        (setting::INITIAL_WINDOW_SIZE, windows::FIRST),
         (setting::MAX_FRAME_SIZE, MOST as u32),
         (setting::MAX_HEADER_LIST_SIZE, u32::try_from(limits.header_bytes).unwrap_or(u32::MAX)),
         (setting::ENABLE_CONNECT_PROTOCOL, 1),

@@ -5,6 +5,8 @@ use std::{
     hash::{BuildHasherDefault, Hasher},
 };
 
+use super::windows;
+
 /// How many streams that were closed are remembered.
 const REMEMBERED: usize = 256;
 
@@ -22,7 +24,9 @@ pub(super) struct Stream {
     pub(super) id: u32,
     /// How much may be sent; less than nothing where the client has taken back what it had allowed.
     pub(super) send_window: i64,
-    /// How much may come.
+    /// How much may come before it was read.
+    pub(super) window: u32,
+    /// How much of that may come still.
     pub(super) receive_window: u32,
     /// How much was read and may come anew.
     pub(super) unreleased: u32,
@@ -51,6 +55,8 @@ pub(super) struct Streams {
     free: Vec<usize>,
     by_id: HashMap<u32, usize, BuildHasherDefault<Spread>>,
     closed: VecDeque<(u32, Closed)>,
+    /// How many have a window that was widened.
+    wide: u32,
     /// The latest one that is not remembered any more.
     forgotten: u32,
 }
@@ -107,10 +113,23 @@ impl Streams {
         })
     }
 
-    pub(super) fn remove(&mut self, key: Key, how: Closed) {
-        if self.get(key).is_none() {
-            return;
+    /// Widens the window of a stream whose body is read, as long as few are wide. By how much.
+    pub(super) fn widen(&mut self, key: Key) -> u32 {
+        let may_be = self.wide < windows::MOST_WIDE;
+        match self.get(key).filter(|stream| may_be && stream.window == windows::FIRST) {
+            Some(stream) => {
+                stream.window = windows::WIDE;
+                self.wide += 1;
+                windows::WIDE - windows::FIRST
+            }
+            None => 0,
         }
+    }
+
+    pub(super) fn remove(&mut self, key: Key, how: Closed) {
+        let Some(stream) = self.get(key) else { return };
+        let was_wide = stream.window == windows::WIDE;
+        self.wide -= u32::from(was_wide);
         self.places[key.place] = None;
         self.by_id.remove(&key.id);
         if self.by_id.is_empty() {

@@ -7,9 +7,9 @@ use http::{HeaderMap, HeaderValue, Method, StatusCode};
 use proptest::prelude::*;
 
 use super::{
-    connection::{CONNECTION_WINDOW, STREAM_WINDOW},
     frame::{self, END_HEADERS, END_STREAM, HEAD, Head, LARGEST, PADDED, PRIORITISED, kind},
     send::Blocked,
+    windows::{self, FIRST, MOST_WIDE, UPDATE, WIDE},
     *,
 };
 
@@ -412,32 +412,62 @@ fn the_connections_window_holds_for_all() {
     assert_eq!(client.connection.send_data(keys[1], &mut more, true), Sent::All);
 }
 
+/// Fills a stream's window up to what is left of it.
+fn fill(client: &mut Client, id: u32, count: u32) {
+    for _ in 0..count / 16_384 {
+        assert_eq!(client.send(&framed(kind::DATA, 0, id, &[1; 16_384])).map(|said| said.len()), Ok(1));
+    }
+}
+
 #[test]
 fn what_nobody_has_read_is_bounded_and_comes_back_when_it_was() {
     let mut client = Client::new();
     let keys = [client.open(1, &POST, false), client.open(3, &POST, false)];
-    let piece = framed(kind::DATA, 0, 1, &vec![1; 16_384]);
-    let pieces = STREAM_WINDOW / 16_384;
-    for _ in 0..pieces {
-        assert_eq!(client.send(&piece).map(|said| said.len()), Ok(1));
-    }
-    assert_eq!(CONNECTION_WINDOW, STREAM_WINDOW);
+    fill(&mut client, 1, FIRST);
     client.take();
-    client.connection.release(keys[0], 3 * 16_384);
+    client.connection.release(keys[0], 16_384);
     assert_eq!(client.take(), [], "too little to speak of");
-    client.connection.release(keys[0], STREAM_WINDOW as usize / 2);
-    let frames: Vec<_> = client.take().into_iter().map(|frame| (frame.0, frame.2)).collect();
-    assert_eq!(frames, [(kind::WINDOW_UPDATE, 0), (kind::WINDOW_UPDATE, 1)]);
+    client.connection.release(keys[0], 16_384);
+    let widened = |client: &mut Client| {
+        let frames = client.take().into_iter();
+        frames.map(|frame| (frame.0, frame.2, frame::number(&frame.3, 0))).collect::<Vec<_>>()
+    };
+    let more = Some(WIDE - FIRST + 32_768);
+    assert_eq!(widened(&mut client), [(kind::WINDOW_UPDATE, 1, more)], "one that is read gets more");
+    fill(&mut client, 1, WIDE - FIRST + 32_768);
+    client.connection.release(keys[0], WIDE as usize / 2);
+    let updates =
+        [(kind::WINDOW_UPDATE, 0, Some(WIDE / 2 + 32_768)), (kind::WINDOW_UPDATE, 1, Some(WIDE / 2))];
+    assert_eq!(widened(&mut client), updates);
     // What is not wanted is no burden to others.
     client.connection.stop_reading(keys[1]);
     assert_eq!(client.send(&framed(kind::DATA, 0, 3, &[1; 100])), Ok(vec![]));
-    for _ in 0..pieces / 2 {
-        assert!(client.send(&piece).is_ok());
+    fill(&mut client, 1, WIDE / 2);
+    assert_eq!(client.send(&framed(kind::DATA, 0, 1, b"x")), Ok(vec![Said::Reset(1)]));
+    assert_eq!(client.reset_of(1), Some(Code::FLOW_CONTROL_ERROR));
+}
+
+#[test]
+fn bodies_that_nobody_reads_leave_others_their_windows_and_all_have_a_bound() {
+    let mut client = Client::new();
+    let few = MOST_WIDE + 1;
+    assert!(LIMITS.streams > few);
+    for number in 0..LIMITS.streams {
+        let id = number * 2 + 1;
+        let key = client.open(id, &POST, false);
+        fill(&mut client, id, FIRST);
+        client.connection.release(key, FIRST as usize);
+        let window = if number < MOST_WIDE { WIDE } else { FIRST };
+        // To the last byte, though none of those before is read.
+        fill(&mut client, id, window);
     }
-    assert_eq!(
-        client.end(&[piece.clone(), piece.clone(), piece.clone(), piece].concat()),
-        Some(Code::FLOW_CONTROL_ERROR)
-    );
+    let held = MOST_WIDE * WIDE + (LIMITS.streams - MOST_WIDE) * FIRST;
+    assert_eq!(held + UPDATE, windows::of_connection(LIMITS.streams));
+    // A window that was given up is another's.
+    assert!(client.send(&framed(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8])).is_ok());
+    let key = client.open(101, &POST, false);
+    client.connection.release(key, FIRST as usize);
+    client.take();
 }
 
 #[test]
