@@ -33,7 +33,7 @@ soak: setup ## Run the load tests ten times as long
 	@cargo build --quiet --workspace --bins --tests
 	WAYPOST_TEST_SOAK=10 cargo test -p waypost-tests --test e2e -- under_load
 
-fuzz: setup ## Fuzz documents, paths and matching with libFuzzer, FUZZ_SECONDS (60) each; needs a C++ compiler
+fuzz: setup ## Fuzz documents, paths, matching and HTTP/2 with libFuzzer, FUZZ_SECONDS (60) each; needs a C++ compiler
 	@tests/fuzz/run.sh
 
 lint: setup ## Check formatting, lints, licences and banned crates; warnings are errors

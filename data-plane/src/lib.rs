@@ -14,7 +14,7 @@ mod gather;
 mod headers;
 pub mod health;
 mod http1;
-mod http2;
+pub mod http2;
 mod listener;
 pub mod metrics;
 pub mod overload;

@@ -17,7 +17,7 @@ skip() {
 command -v c++ >/dev/null 2>&1 || skip "no C++ compiler, in which libFuzzer is written; apt-get install g++"
 
 # The documents of the cases are where the fuzzer of documents begins.
-mkdir -p artifacts corpus/resources corpus/paths corpus/matching seeds/resources
+mkdir -p artifacts corpus/resources corpus/paths corpus/matching corpus/http2 corpus/hpack seeds/resources
 awk 'FNR == 1 { file = ""; base = FILENAME; sub(/.*\//, "", base) }
      /^```yaml/ { file = "corpus/resources/" base "-" ++count; next }
      /^```/ { if (file) close(file); file = ""; next }
@@ -28,7 +28,7 @@ export RUSTC_WORKSPACE_WRAPPER="$PWD/rustc.sh"
 fuzz() { cargo test --quiet --workspace --features waypost-fuzz/libfuzzer --test libfuzzer "$@"; }
 fuzz --no-run
 
-for target in resources paths matching; do
+for target in resources paths matching http2 hpack; do
     FUZZ_TARGET=$target fuzz -- "corpus/$target" "seeds/$target" -artifact_prefix="artifacts/$target-" \
         -max_total_time="${FUZZ_SECONDS:-60}" -timeout=10 -rss_limit_mb=2048 -print_final_stats=1 -verbosity=0 -print_funcs=0 \
         -max_len=4096

@@ -23,6 +23,13 @@ pub(super) struct Block {
     text: BytesMut,
 }
 
+impl Block {
+    /// How many bytes of it have come.
+    pub(super) fn len(&self) -> usize {
+        self.text.len()
+    }
+}
+
 impl Connection {
     pub(super) fn headers(
         &mut self,

@@ -20,6 +20,8 @@
 mod bodies;
 mod budget;
 mod connection;
+#[doc(hidden)]
+pub mod examined;
 mod frame;
 mod head;
 mod heads;

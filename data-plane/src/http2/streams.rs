@@ -85,6 +85,11 @@ impl Streams {
         self.by_id.len()
     }
 
+    /// How many places there are.
+    pub(super) fn places(&self) -> usize {
+        self.places.len()
+    }
+
     pub(super) fn insert(&mut self, stream: Stream) -> Key {
         let id = stream.id;
         let place = self.free.pop().unwrap_or_else(|| {

@@ -6,11 +6,15 @@
 //! | [`resources`] | a YAML document | it is read or refused with reasons; what is read is stored and read as the same |
 //! | [`paths`] | a path | what is forwarded means the same, is normalised already, and leads out of nowhere |
 //! | [`matching`] | changes of routes and listeners, and requests | a table that was changed finds what a new one finds |
+//! | [`http2`] | what a client and a server do on a connection | bytes mean the same in any pieces, nothing passes its bounds, what is sent is in order |
+//! | [`hpack`] | blocks of headers | what is read and written is what another implementation writes and reads |
 //!
 //! An input that was wrong once lies in `seeds`, which both begin with.
 //!
 //! Deliberately absent: how inputs are made up.
 
+pub mod hpack;
+pub mod http2;
 pub mod matching;
 pub mod paths;
 pub mod resources;
@@ -24,6 +28,8 @@ pub fn by_name(name: &str) -> Option<Target> {
         "resources" => Some(resources::run),
         "paths" => Some(paths::run),
         "matching" => Some(matching::run),
+        "http2" => Some(http2::run),
+        "hpack" => Some(hpack::run),
         _ => None,
     }
 }

@@ -17,7 +17,7 @@ use proptest::{
     sample::{Index, select},
     test_runner::{Config, TestError, TestRunner},
 };
-use waypost_fuzz::{Target, matching, paths, resources};
+use waypost_fuzz::{Target, hpack, http2, matching, paths, resources};
 
 /// The longest input; libFuzzer's is the same.
 const LONGEST: usize = 4096;
@@ -169,4 +169,14 @@ fn paths_mean_the_same_when_they_are_normalised_and_lead_out_of_nowhere() {
 #[test]
 fn a_table_that_was_changed_finds_what_a_new_one_finds() {
     fuzz("matching", matching::run, &seeds("matching"));
+}
+
+#[test]
+fn an_http2_connection_keeps_to_the_rules_and_within_its_bounds() {
+    fuzz("http2", http2::run, &seeds("http2"));
+}
+
+#[test]
+fn headers_are_read_and_written_as_another_implementation_does() {
+    fuzz("hpack", hpack::run, &seeds("hpack"));
 }

@@ -13,7 +13,9 @@ static TARGET: OnceLock<Target> = OnceLock::new();
 
 fn target() -> Target {
     let name = env::var("FUZZ_TARGET").unwrap_or_default();
-    by_name(&name).unwrap_or_else(|| panic!("FUZZ_TARGET={name:?} is none of resources, paths and matching"))
+    by_name(&name).unwrap_or_else(|| {
+        panic!("FUZZ_TARGET={name:?} is none of resources, paths, matching, http2 and hpack")
+    })
 }
 
 libfuzzer_sys::fuzz_target!(|bytes: &[u8]| TARGET.get_or_init(target)(bytes));

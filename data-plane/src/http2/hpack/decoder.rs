@@ -78,6 +78,11 @@ impl Decoder {
         Ok(left.is_some())
     }
 
+    /// What the table's entries count for, and what they may.
+    pub(crate) fn table_size(&self) -> (usize, usize) {
+        (self.size, self.most)
+    }
+
     fn literal(&mut self, block: &mut &[u8], bits: u32) -> Result<(Header, usize), Undecodable> {
         let index = integer(block, bits)?;
         let (name, name_len) = if index == 0 {

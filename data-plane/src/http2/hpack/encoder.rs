@@ -85,6 +85,11 @@ impl Encoder {
         self.insert(place, name, value, size);
     }
 
+    /// What the table's entries count for, and what they may.
+    pub(crate) fn table_size(&self) -> (usize, usize) {
+        (self.size, self.most)
+    }
+
     /// Where a field stands, counted from the oldest.
     fn find(&self, place: usize, name: &HeaderName, value: &HeaderValue) -> Option<usize> {
         let at = self.places.as_ref()?[place].wrapping_sub(self.gone) as usize;
