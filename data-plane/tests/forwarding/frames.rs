@@ -1,4 +1,5 @@
-//! An instance that speaks HTTP/2 frame by frame (RFC 9113, section 4), so that it can say what no well-kept server says.
+//! An instance and a client that speak HTTP/2 frame by frame (RFC 9113, section 4), so that they can say what no well-kept
+//! program says.
 
 use std::{
     net::SocketAddr,
@@ -32,6 +33,12 @@ pub(crate) const INTERNAL_ERROR: u32 = 2;
 pub(crate) const REFUSED_STREAM: u32 = 7;
 pub(crate) const CANCEL: u32 = 8;
 
+/// `SETTINGS_INITIAL_WINDOW_SIZE`, and the largest window.
+const INITIAL_WINDOW_SIZE: u16 = 4;
+const LARGEST: u32 = (1 << 31) - 1;
+/// What a connection's window is at first.
+const FIRST_WINDOW: u32 = 65_535;
+
 /// `SETTINGS_MAX_CONCURRENT_STREAMS`.
 pub(crate) const MOST_STREAMS: u16 = 3;
 
@@ -59,10 +66,28 @@ impl Frame {
     }
 }
 
-/// The instance's end of a connection.
+/// One end of a connection: an instance's, or a client's.
 pub(crate) struct Frames(TcpStream);
 
 impl Frames {
+    /// A client's connection to the proxy, over which answers may be as large as they like.
+    pub(crate) async fn connect(proxy: SocketAddr) -> Self {
+        let mut socket = soon("a connection", TcpStream::connect(proxy)).await.expect("the proxy listens");
+        socket.set_nodelay(true).expect("a TCP socket");
+        soon("writing", socket.write_all(PREFACE)).await.expect("the proxy reads");
+        let mut frames = Self(socket);
+        let window = [&INITIAL_WINDOW_SIZE.to_be_bytes()[..], &LARGEST.to_be_bytes()].concat();
+        frames.send(SETTINGS, 0, 0, &window).await;
+        frames.send(WINDOW_UPDATE, 0, 0, &(LARGEST - FIRST_WINDOW).to_be_bytes()).await;
+        frames
+    }
+
+    /// The head of a client's request.
+    pub(crate) async fn ask(&mut self, stream: u32, method: &str, path: &str, flags: u8) {
+        let fields = [(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
+        self.fields(stream, &[], &fields, flags).await;
+    }
+
     pub(crate) async fn send(&mut self, kind: u8, flags: u8, stream: u32, payload: &[u8]) {
         let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
         let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -110,9 +135,10 @@ impl Frames {
         self.send(GOAWAY, 0, 0, &[last.to_be_bytes(), code.to_be_bytes()].concat()).await;
     }
 
-    /// Lets the proxy send more on a stream and on the connection.
+    /// Lets the proxy send more on a stream and on the connection; on stream 0, on the connection alone.
     pub(crate) async fn widen(&mut self, stream: u32, by: u32) {
-        for stream in [0, stream] {
+        self.send(WINDOW_UPDATE, 0, 0, &by.to_be_bytes()).await;
+        if stream != 0 {
             self.send(WINDOW_UPDATE, 0, stream, &by.to_be_bytes()).await;
         }
     }

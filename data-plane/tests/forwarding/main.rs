@@ -15,6 +15,7 @@ mod grpc_web;
 mod health;
 mod hedging;
 mod http2;
+mod http2_clients;
 mod http2_upstream;
 mod limits;
 mod listeners;
