@@ -4,8 +4,8 @@
 #   tests/setup.sh              what a build needs: a C compiler (the allocator is C), protoc and its files (etcd's
 #                               client is generated from its contract), OpenSSL's headers (Consul's client links it),
 #                               curl (the documents' examples)
-#   tests/setup.sh --servers    also what tests start: Redis, etcd, Consul, nginx, nghttp2's clients, Python's libraries,
-#                               Chromium (100 MB with what it needs)
+#   tests/setup.sh --servers    also what tests start: Redis, etcd, Consul, nginx, nghttp2's clients, h2spec (with
+#                               Go), Python's libraries, Chromium (100 MB with what it needs)
 #   tests/setup.sh --bench      also the peers of the benchmarks: nginx, HAProxy, Envoy, and the clients wrk and h2load
 #
 # Prints nothing and installs nothing where all is there. On Debian and Ubuntu, as root or with sudo that does
@@ -126,6 +126,7 @@ case ${1:-} in
         ensure nginx nghttp h2load || say "the tests with other people's clients leave out those that are missing"
         target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
         here=$(dirname "$0")
+        "$here/install-h2spec.sh" "$target/h2spec" || say "the test with h2spec is left out"
         "$here/python-env.sh" "$target/clients-env" "$here/tests/gateway/clients/requirements.txt" ||
             say "the tests with Python's clients are left out"
         "$here/python-env.sh" "$target/init-env" "$here/tests/init/requirements.txt" ||

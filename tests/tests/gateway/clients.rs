@@ -3,12 +3,13 @@
 //! One that is not installed is listed as ignored, with the reason in its name.
 
 mod browser;
+mod h2spec;
 
 use std::{
     fs,
     net::SocketAddr,
     path::{Path, PathBuf},
-    process::Stdio,
+    process::{Output, Stdio},
     time::Duration,
 };
 
@@ -61,6 +62,13 @@ pub(crate) const ALL: &[Foreign] = &[
         cases: &[
             case!(Core "nghttp2" "nghttp: a request with a body, and trailers" nghttp),
             case!(Core "nghttp2" "h2load: many streams at a time over HTTP/2, every one answered" h2load),
+        ],
+    },
+    Foreign {
+        name: "h2spec",
+        missing: h2spec::missing,
+        cases: &[
+            case!(Core "h2spec" "all that it asks of a server, but for an invalid preface" h2spec::everything),
         ],
     },
     Foreign {
@@ -123,14 +131,22 @@ fn script(name: &str) -> String {
 /// # Panics
 /// It fails, or takes too long; says what it wrote.
 async fn run(program: &Path, arguments: &[&str]) -> String {
+    let output = run_to_its_end(program, arguments).await;
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success(), "{program:?} {arguments:?}: {}\n{out}\n{err}", output.status);
+    out.into_owned()
+}
+
+/// Runs a client to its end, good or bad.
+///
+/// # Panics
+/// It takes too long.
+async fn run_to_its_end(program: &Path, arguments: &[&str]) -> Output {
     let mut command = Command::new(program);
     command.args(arguments).stdin(Stdio::null()).kill_on_drop(true);
     let ended = timeout(PATIENCE, command.output()).await;
     let output = ended.unwrap_or_else(|_| panic!("{program:?} {arguments:?}: not within {PATIENCE:?}"));
-    let output = output.unwrap_or_else(|error| panic!("{program:?}: {error}"));
-    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
-    assert!(output.status.success(), "{program:?} {arguments:?}: {}\n{out}\n{err}", output.status);
-    out.into_owned()
+    output.unwrap_or_else(|error| panic!("{program:?}: {error}"))
 }
 
 /// A Python script that serves, registered as a service.
