@@ -288,6 +288,11 @@ impl RequestBody {
         gate.is_some_and(|gate| gate.is_shut() && !gate.is_open())
     }
 
+    /// For how long it may pause.
+    pub(crate) fn longest_pause(&self) -> Duration {
+        self.source.as_ref().map_or(Duration::ZERO, |source| source.worker.config.timeouts.stream_idle)
+    }
+
     /// The same body, which comes as base64.
     pub(super) fn decoded(self) -> Self {
         Self { decoder: Some(Box::default()), ..self }

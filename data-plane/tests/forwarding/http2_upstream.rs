@@ -6,6 +6,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
@@ -443,6 +444,38 @@ async fn the_rest_of_a_body_goes_on_after_an_answer_that_has_ended() {
     assert_eq!(response.text(), "accepted");
     client.send("def").await;
     assert_eq!(soon("the rest", tell.recv()).await.as_deref(), Some(&b"def"[..]));
+}
+
+#[tokio::test]
+async fn the_rest_of_a_body_that_nobody_takes_after_the_answer_is_given_up() {
+    let (told, mut tell) = mpsc::unbounded_channel();
+    let instance = FrameInstance::start(move |mut frames, _| {
+        let told = told.clone();
+        async move {
+            let stream = frames.next_of(DATA).await.stream;
+            frames.answer(stream, "accepted").await;
+            // Its window is full by then, and stays so.
+            told.send(frames.next_of(RST_STREAM).await.number()).expect("the test waits");
+            let next = frames.request().await;
+            frames.answer(next, "ok").await;
+            frames.finish().await;
+        }
+    })
+    .await;
+    let mut config = ServeConfig::default();
+    config.timeouts.stream_idle = Duration::from_millis(300);
+    let proxy = Proxy::speaking(Protocol::Http2, config, &[instance.address]);
+    let mut client = client(proxy.address).await;
+    let (sender, body) = open_body();
+    // More than there is room for anywhere on its way.
+    sender.send(Bytes::from(vec![0; 4 << 20])).expect("a body");
+    let response = soon("an answer", client.send_request(post(body))).await.expect("an answer");
+    assert_eq!(text(response).await, "accepted");
+    assert_eq!(soon("a reset", tell.recv()).await, Some(CANCEL));
+    // The client is told that the rest is not wanted, and the connections are as good as before.
+    until("the end of the body", || sender.send(Bytes::new()).is_err()).await;
+    let response = soon("an answer", client.send_request(get())).await.expect("an answer");
+    assert_eq!((text(response).await, instance.accepted()), ("ok".to_owned(), 1));
 }
 
 #[tokio::test]

@@ -2,6 +2,9 @@
 //!
 //! One frame is held while there is no room for it, and one more may wait in h2: the first one goes there whether there is
 //! room or not, so that a body of one frame takes one step.
+//!
+//! An upload may outlive its answer. Nobody waits for it then, so that it has a limit of its own: it ends once nothing of it
+//! was taken for as long as a body may pause.
 
 use std::{
     cell::Cell,
@@ -9,12 +12,16 @@ use std::{
     pin::Pin,
     rc::Rc,
     task::{Context, Poll, ready},
+    time::Duration,
 };
 
 use bytes::Bytes;
 use h2::{Reason, SendStream, client::SendRequest};
 use hyper::body::Body;
-use tokio::task::JoinHandle;
+use tokio::{
+    task::{AbortHandle, JoinHandle},
+    time::sleep,
+};
 
 use super::StreamPermit;
 use crate::forward::RequestBody;
@@ -31,6 +38,8 @@ pub(super) struct Upload {
     has_begun: bool,
     /// Whether the answer's head was there already.
     is_late: bool,
+    /// How many frames were sent, for whoever watches.
+    sent: Rc<Cell<u64>>,
 }
 
 /// The task of a body that is still being sent when its answer has begun.
@@ -38,11 +47,16 @@ pub(super) struct LateUpload {
     task: JoinHandle<()>,
     /// The stream's place, where the answer has ended first.
     permit: Rc<Cell<Option<StreamPermit>>>,
+    /// How many frames were sent.
+    sent: Rc<Cell<u64>>,
+    /// For how long none may be.
+    pause: Duration,
 }
 
 impl Upload {
     pub(super) fn new(opening: SendRequest<Bytes>, stream: SendStream<Bytes>, body: RequestBody) -> Self {
-        Self { opening: Some(opening), stream, body, held: None, has_begun: false, is_late: false }
+        let (opening, sent) = (Some(opening), Rc::default());
+        Self { opening, stream, body, held: None, has_begun: false, is_late: false, sent }
     }
 
     /// Whether it waits for a 100.
@@ -60,11 +74,12 @@ impl Upload {
         self.is_late = true;
         let permit = Rc::default();
         let held = Rc::clone(&permit);
+        let (sent, pause) = (Rc::clone(&self.sent), self.body.longest_pause());
         let task = tokio::task::spawn_local(async move {
             self.await;
             drop(held);
         });
-        LateUpload { task, permit }
+        LateUpload { task, permit, sent, pause }
     }
 
     fn poll_held(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
@@ -76,7 +91,10 @@ impl Upload {
             }
         }
         Poll::Ready(match self.held.take() {
-            Some((bytes, is_last)) => self.stream.send_data(bytes, is_last),
+            Some((bytes, is_last)) => {
+                self.sent.set(self.sent.get() + 1);
+                self.stream.send_data(bytes, is_last)
+            }
             None => Ok(()),
         })
     }
@@ -150,11 +168,23 @@ impl LateUpload {
     pub(super) fn outlive(self, permit: StreamPermit) {
         if Rc::strong_count(&self.permit) > 1 {
             self.permit.set(Some(permit));
+            tokio::task::spawn_local(watch(self.task.abort_handle(), self.sent, self.pause));
         }
     }
 
     /// Ends it, and with it the stream.
     pub(super) fn abort(self) {
         self.task.abort();
+    }
+}
+
+/// Ends an upload that makes no progress: of which the instance takes nothing, or to which the client adds nothing.
+async fn watch(task: AbortHandle, sent: Rc<Cell<u64>>, pause: Duration) {
+    let mut before = None;
+    while !task.is_finished() {
+        if before.replace(sent.get()) == Some(sent.get()) {
+            return task.abort();
+        }
+        sleep(pause).await;
     }
 }
