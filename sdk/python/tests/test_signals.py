@@ -46,6 +46,23 @@ kill(signal.SIGINT)
 assert seen == []
 kill(signal.SIGINT)
 assert seen == [signal.SIGINT]
+gate.open()
+assert seen == [signal.SIGINT], "the server is told once"
+"""
+
+# The drain ends in the moment in which a signal comes: after it was found closed, and before it is held back.
+MEANWHILE = """
+class Late(type(gate._pending)):
+    def append(self, number):
+        thread = threading.Thread(target=gate.open); thread.start(); thread.join()
+        super().append(number)
+
+gate._pending = Late()
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append(number))
+gate.install()
+kill()
+assert seen == [signal.SIGTERM], seen
+print("told")
 """
 
 LOOP = """
@@ -72,8 +89,8 @@ print("told")
 
 @pytest.mark.parametrize(
     ("scene", "ends"),
-    [(HANDLED, 0), (DEFAULT, -15), (TWICE, 0), (LOOP, 0), (THREAD, 0)],
-    ids=["a handler", "no handler", "two interrupts", "a loop's handler", "not the main thread"],
+    [(HANDLED, 0), (DEFAULT, -15), (TWICE, 0), (MEANWHILE, 0), (LOOP, 0), (THREAD, 0)],
+    ids=["a handler", "no handler", "two interrupts", "opened meanwhile", "a loop's handler", "not the main thread"],
 )
 def test_a_signal_is_held_back_and_passed_on(scene: str, ends: int) -> None:
     command = [sys.executable, "-c", BEGIN + scene]

@@ -15,6 +15,7 @@ import asyncio
 import os
 import signal
 import threading
+from collections import deque
 from collections.abc import Callable
 from types import FrameType
 from typing import Any
@@ -30,7 +31,7 @@ class Gate:
         self._told = told
         self._previous: dict[int, Any] = {}
         self._looped: dict[int, Callable[[], None]] = {}
-        self._pending: list[int] = []
+        self._pending: deque[int] = deque()
         self._open = False
 
     def install(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
@@ -55,20 +56,28 @@ class Gate:
         """Passes on what was held back, and holds nothing back any more. Any thread may call it."""
         self._open = True
         main = threading.main_thread().ident
-        for number in self._pending:
+        while True:
+            try:
+                number = self._pending.popleft()
+            except IndexError:
+                return
             if number in self._looped:
                 self._looped[number]()
             elif main is not None:
                 signal.pthread_kill(main, number)
-        self._pending = []
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._open or (number == signal.SIGINT and number in self._pending):
-            self._open = True
+            if not self._open:
+                # The server is told now, and not again when the drain is over: twice means at once, to servers.
+                self._open = True
+                self._pending.clear()
             self._pass_on(number, frame)
         elif number not in self._pending:
             self._pending.append(number)
-            if len(self._pending) == 1:
+            if self._open:
+                self.open()  # another thread has opened it just now, and may not have seen this one
+            elif len(self._pending) == 1:
                 self._told()
 
     def _pass_on(self, number: int, frame: FrameType | None) -> None:
