@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
 import os
 import signal
 import socket
@@ -206,6 +208,25 @@ def test_workers_that_are_replaced_leave_the_instance_registered(shared_cluster:
         eventually("new workers answer", lambda: set(load.answers) - first)
         load.stop()
         assert load.failures == []
+
+
+def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_cluster: Cluster) -> None:
+    shared_cluster.serve(PIDS.format(name="ending", options=""), ("uvicorn", "--workers", "2"))
+    instance = shared_cluster.instance("ending")
+    eventually("both workers answer", lambda: len({get(instance.address, "/pid")[1] for _ in range(10)}) == 2)
+    with contextlib.closing(http.client.HTTPConnection(instance.address, timeout=60)) as connection:
+
+        def ask() -> tuple[bytes, bool]:
+            connection.request("GET", "/pid")
+            answer = connection.getresponse()
+            return answer.read(), answer.will_close
+
+        worker, closes = ask()
+        os.kill(int(worker), signal.SIGTERM)
+        while not closes:
+            said, closes = ask()
+            assert said == worker, "it answers until it says that this was the last one"
+    assert get(instance.address, "/pid")[1] != worker, "others take new connections"
 
 
 def test_flask_under_gunicorn_registers_and_drains(shared_cluster: Cluster) -> None:

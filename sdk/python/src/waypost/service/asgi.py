@@ -47,6 +47,8 @@ class ServiceMiddleware:
         server = scope.get("server")
         if server:
             lifecycle.port = server[1]
+        if lifecycle.hands_over and scope.get("http_version") == "1.1":
+            send = _last_answer(send)
         lifecycle.in_flight += 1
         try:
             await self._app(scope, receive, send)
@@ -96,6 +98,18 @@ class ServiceMiddleware:
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, functools.partial(self._lifecycle.stop, _LATE_LEAVE))
+
+
+def _last_answer(send: Send) -> Send:
+    """Tells the client that nothing more is answered on its connection."""
+
+    async def says(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            others = [field for field in message.get("headers", ()) if field[0].lower() != b"connection"]
+            message = {**message, "headers": [*others, (b"connection", b"close")]}
+        await send(message)
+
+    return says
 
 
 class HealthCheck:

@@ -11,6 +11,7 @@ app without serving it (a test, a script, a supervisor) registers nothing.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import queue
@@ -22,7 +23,7 @@ from typing import Protocol
 from waypost.client import Client
 from waypost.errors import WaypostError
 from waypost.registered import LeaseStatus, Registered
-from waypost.service.listener import Listener, listeners, reachable, supervisor_stays
+from waypost.service.listener import Listener, copies, listeners, reachable, supervisor_stays
 from waypost.service.load import LoopProbe, together
 from waypost.service.roster import Roster, Word
 from waypost.service.settings import Settings, host_port
@@ -34,6 +35,8 @@ log = logging.getLogger("waypost")
 _TICK = 0.1
 _UPKEEP = 0.3
 _GLANCE = 0.02
+# How long a worker that accepts no more still serves: what it has accepted is read by then.
+_READ = 0.3
 # How long a worker that is told to end waits to see whether the others are told, too.
 _OTHERS_ARE_TOLD = 1.0
 _SAY_THAT_NOTHING_LISTENS = 10.0
@@ -61,6 +64,9 @@ class Lifecycle:
         self.in_flight = 0
         self.port: int | None = None
         """Which port the app is served at, where the server says so."""
+        self.hands_over = False
+        """Whether other workers go on: then each answer is the last one on its connection."""
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
         self._gate = Gate(lambda: self._commands.put("leave"))
         self._thread: threading.Thread | None = None
@@ -89,6 +95,7 @@ class Lifecycle:
             return
         self._reset()
         self._pid = os.getpid()
+        self._loop = loop
         self._probe = None if loop is None else LoopProbe(loop)
         self._health = health
         self._gate.install(loop)
@@ -221,6 +228,24 @@ class Lifecycle:
             self._wait_for_drain(roster)
             self._drain_for_another(roster)
         roster.quit()
+        if goes_on and self._loop is not None:
+            self._hand_over(self._loop, inode)
+
+    def _hand_over(self, loop: asyncio.AbstractEventLoop, inode: int) -> None:
+        """Leaves new connections to the other workers: servers that end close what they have accepted and not read.
+
+        Other loops than asyncio's own do not let go of their sockets, and accept until the server ends.
+        """
+
+        def accept_no_more() -> None:
+            for descriptor in copies(inode):
+                with contextlib.suppress(RuntimeError, NotImplementedError):
+                    loop.remove_reader(descriptor)
+
+        self.hands_over = True
+        with contextlib.suppress(RuntimeError):  # the loop is closed
+            loop.call_soon_threadsafe(accept_no_more)
+            time.sleep(_READ)
 
     def _wait_for_others(self, roster: Roster) -> bool:
         """Whether all workers are about to end: whoever stops all of them tells them one after another."""

@@ -6,6 +6,7 @@ is. No request is made and no server's insides are read, a hint aside where seve
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import stat
@@ -37,6 +38,17 @@ def listeners() -> list[Listener]:
         if listener is not None:
             found.setdefault((listener.host, listener.port), listener)
     return list(found.values())
+
+
+def copies(inode: int) -> list[int]:
+    """The descriptors under which this process has a socket."""
+    found = []
+    for descriptor in _descriptors():
+        with contextlib.suppress(OSError):
+            status = os.fstat(descriptor)
+            if stat.S_ISSOCK(status.st_mode) and status.st_ino == inode:
+                found.append(descriptor)
+    return found
 
 
 def reachable(listener: Listener, control_plane: Address) -> str:
