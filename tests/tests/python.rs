@@ -1,21 +1,22 @@
-//! The Python SDK's own tests (`sdk/python/tests`), each listed as one of ours: pytest runs them once, against the
-//! programs that lie next to this test.
+//! The Python SDK's own tests (`sdk/python/tests`), each listed as one of ours: pytest runs them once, against
+//! the programs that lie next to this test. Each ends here when it has ended there.
 //!
-//! Where Python or its packages cannot be had they are listed as one that is ignored, with the reason in its name.
+//! Those that cannot run on this machine are listed as ignored, with the reason in their names; where Python or its
+//! packages cannot be had, that is one for all.
 
 use std::{
-    collections::BTreeMap,
-    fs,
-    path::{Path, PathBuf},
+    collections::HashMap,
+    io::{self, BufRead, BufReader},
+    path::PathBuf,
     process::{Command, ExitCode},
-    sync::{Arc, OnceLock},
+    sync::Arc,
+    thread,
 };
 
 use libtest_mimic::{Arguments, Failed, Trial};
+use parking_lot::{Condvar, Mutex};
+use serde_json::Value;
 use waypost_tests::program::{repository, target_directory};
-
-/// What pytest says of a test that has ended.
-type Outcomes = BTreeMap<String, Result<(), String>>;
 
 /// Where `tests/setup.sh --servers` puts what `requirements-dev.txt` names.
 fn environment() -> PathBuf {
@@ -30,47 +31,96 @@ fn project() -> PathBuf {
 /// pytest, in the project's folder and with its sources.
 fn pytest() -> Command {
     let mut command = Command::new(environment().join("bin/python"));
-    command.args(["-m", "pytest", "-p", "no:cacheprovider"]).current_dir(project());
+    command.args(["-m", "pytest", "-q", "-p", "no:cacheprovider"]).current_dir(project());
     command.env("PYTHONPATH", project().join("src")).env("PYTHONDONTWRITEBYTECODE", "1");
-    command.env("WAYPOST_BIN", target_directory());
+    command.env("WAYPOST_BIN", target_directory()).env("WAYPOST_TEST_LINES", "1");
     command
 }
 
-/// The names of all tests.
-fn collect() -> Result<Vec<String>, String> {
-    let output = pytest().args(["--collect-only", "-q"]).output().map_err(|error| error.to_string())?;
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    if !output.status.success() {
-        return Err(text);
+/// Runs it to its end and hands over each line of `listing.py` as it comes. Returns whether it was content, and the rest.
+fn follow(mut command: Command, mut take: impl FnMut(String, Value)) -> io::Result<(bool, String)> {
+    let (output, writer) = io::pipe()?;
+    command.stdout(writer.try_clone()?).stderr(writer);
+    let mut child = command.spawn()?;
+    // Its own ends of the pipe, without which there is an end to read.
+    drop(command);
+    let mut rest = String::new();
+    for line in BufReader::new(output).lines() {
+        let line = line?;
+        match serde_json::from_str::<Value>(&line) {
+            Ok(told) if told["name"].is_string() => {
+                take(told["name"].as_str().unwrap_or_default().to_owned(), told);
+            }
+            _ => rest = rest + &line + "\n",
+        }
     }
-    Ok(text.lines().filter(|line| line.contains("::")).map(str::to_owned).collect())
+    Ok((child.wait()?.success(), rest))
 }
 
-/// Runs these tests, and says what has become of each; what fails says why.
-fn run(names: &[String]) -> Outcomes {
-    let folder = tempfile::tempdir().expect("a folder for the report");
-    let report = folder.path().join("report");
-    let output =
-        pytest().arg("-q").args(names).env("WAYPOST_TEST_REPORT", &report).output().expect("pytest runs");
-    let mut outcomes = read(&report);
-    for name in names {
-        let missing = || Err(format!("pytest has not run it:\n{}", String::from_utf8_lossy(&output.stdout)));
-        outcomes.entry(name.clone()).or_insert_with(missing);
-    }
-    outcomes
+/// The names of all tests, and why those that cannot run here cannot.
+fn collect() -> Result<Vec<(String, Option<String>)>, String> {
+    let mut command = pytest();
+    command.arg("--collect-only");
+    let mut tests = Vec::new();
+    let (is_content, said) =
+        follow(command, |name, told| tests.push((name, told["ignored"].as_str().map(str::to_owned))))
+            .map_err(|error| error.to_string())?;
+    if is_content && !tests.is_empty() { Ok(tests) } else { Err(said) }
 }
 
-/// Reads what `conftest.py` has written: a line for each test, `{"name": …, "failure": … or null}`.
-fn read(report: &Path) -> Outcomes {
-    let text = fs::read_to_string(report).unwrap_or_default();
-    let lines = text.lines().filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok());
-    lines
-        .filter_map(|line| {
-            let name = line.get("name")?.as_str()?.to_owned();
-            let failure = line.get("failure")?.as_str().map(str::to_owned);
-            Some((name, failure.map_or(Ok(()), Err)))
-        })
-        .collect()
+/// pytest, which is started by the first test that is waited for.
+struct Run {
+    /// What it is to run.
+    names: Vec<String>,
+    progress: Mutex<Progress>,
+    has_moved: Condvar,
+}
+
+#[derive(Default)]
+struct Progress {
+    is_begun: bool,
+    /// Why each has failed, or that it has not.
+    outcomes: HashMap<String, Option<String>>,
+    /// All that pytest has said, when it has ended.
+    said: Option<String>,
+}
+
+impl Run {
+    fn new(names: Vec<String>) -> Arc<Self> {
+        Arc::new(Self { names, progress: Mutex::default(), has_moved: Condvar::new() })
+    }
+
+    /// Waits until a test has ended.
+    fn outcome(self: &Arc<Self>, name: &str) -> Result<(), Failed> {
+        let mut progress = self.progress.lock();
+        if !progress.is_begun {
+            progress.is_begun = true;
+            let run = Arc::clone(self);
+            thread::spawn(move || run.run());
+        }
+        loop {
+            if let Some(failure) = progress.outcomes.remove(name) {
+                return failure.map_or(Ok(()), |failure| Err(Failed::from(failure)));
+            }
+            if let Some(said) = &progress.said {
+                return Err(Failed::from(format!("pytest has not run it:\n{said}")));
+            }
+            self.has_moved.wait(&mut progress);
+        }
+    }
+
+    fn run(&self) {
+        let mut command = pytest();
+        command.args(&self.names);
+        let ended = follow(command, |name, told| {
+            let failure = told["failure"].as_str().map(str::to_owned);
+            self.progress.lock().outcomes.insert(name, failure);
+            self.has_moved.notify_all();
+        });
+        let said = ended.map_or_else(|error| error.to_string(), |(_, said)| said);
+        self.progress.lock().said = Some(said);
+        self.has_moved.notify_all();
+    }
 }
 
 fn is_selected(arguments: &Arguments, name: &str) -> bool {
@@ -78,30 +128,31 @@ fn is_selected(arguments: &Arguments, name: &str) -> bool {
     arguments.filter.as_ref().is_none_or(matches) && !arguments.skip.iter().any(matches)
 }
 
+fn ignored(name: String) -> Trial {
+    Trial::test(name, || Ok(())).with_ignored_flag(true)
+}
+
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
     if !environment().join("requirements.txt").is_file() {
         let name = "skipped: target/python-sdk-env is not made: run tests/setup.sh --servers";
-        let trial = Trial::test(name, || Ok(())).with_ignored_flag(true);
-        return libtest_mimic::run(&arguments, vec![trial]).exit_code();
+        return libtest_mimic::run(&arguments, vec![ignored(name.to_owned())]).exit_code();
     }
-    let names = match collect() {
-        Ok(names) => names,
+    let tests = match collect() {
+        Ok(tests) => tests,
         Err(said) => {
             let trial = Trial::test("pytest finds the tests", move || Err(Failed::from(said)));
             return libtest_mimic::run(&arguments, vec![trial]).exit_code();
         }
     };
-    let selected: Vec<String> = names.iter().filter(|name| is_selected(&arguments, name)).cloned().collect();
-    let outcomes: Arc<OnceLock<Outcomes>> = Arc::default();
-    let selected = Arc::new(selected);
-    let trials = names.into_iter().map(|name| {
-        let (outcomes, selected) = (outcomes.clone(), selected.clone());
-        Trial::test(name.clone(), move || {
-            // The first one runs all; the others wait for it.
-            let outcomes = outcomes.get_or_init(|| run(&selected));
-            outcomes.get(&name).cloned().unwrap_or(Ok(())).map_err(Failed::from)
-        })
+    let able = tests.iter().filter(|(name, why_not)| why_not.is_none() && is_selected(&arguments, name));
+    let run = Run::new(able.map(|(name, _)| name.clone()).collect());
+    let trials = tests.into_iter().map(|(name, why_not)| match why_not {
+        Some(why) => ignored(format!("{name}: skipped: {why}")),
+        None => {
+            let run = Arc::clone(&run);
+            Trial::test(name.clone(), move || run.outcome(&name))
+        }
     });
     libtest_mimic::run(&arguments, trials.collect()).exit_code()
 }

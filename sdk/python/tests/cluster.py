@@ -1,6 +1,6 @@
 """Waypost's own programs, and servers that register with them: real processes on loopback, at free ports.
 
-WAYPOST_BIN names the folder of the programs; tests that need them are skipped without it, and say so.
+WAYPOST_BIN names the folder of the programs; tests that need them are left out without it (conftest.py).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from waypost import Client, Instance, State
 
 T = TypeVar("T")
 PATIENCE = 120.0
+BINARIES = "WAYPOST_BIN"
 
 
 def eventually(what: str, ask: Callable[[], T], patience: float = PATIENCE) -> T:
@@ -44,12 +45,9 @@ def eventually(what: str, ask: Callable[[], T], patience: float = PATIENCE) -> T
 
 def program(name: str) -> str:
     """A program of Waypost."""
-    folder = os.environ.get("WAYPOST_BIN")
-    if not folder:
-        pytest.skip("WAYPOST_BIN is not set: build Waypost, and name the folder of its programs (target/debug)")
-    path = Path(folder) / name
+    path = Path(os.environ[BINARIES]) / name
     if not path.is_file():
-        pytest.skip(f"{path} is missing: cargo build --workspace --bins")
+        pytest.fail(f"{path} is missing: cargo build --workspace --bins")
     return str(path)
 
 

@@ -1,15 +1,19 @@
-"""What tests have in common, and what is told to cargo, which lists them."""
+"""What tests have in common."""
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from cluster import Cluster, clusters
+from cluster import BINARIES, Cluster, clusters
+
+pytest_plugins = ["listing"]
+
+# What starts Waypost's own programs.
+_CLUSTERS = {"shared_cluster", "own_cluster", "shell"}
 
 
 @pytest.fixture(scope="session")
@@ -24,10 +28,11 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
     yield from clusters(tmp_path)
 
 
-def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """Writes down what has become of a test, where WAYPOST_TEST_REPORT says (tests/tests/python.rs)."""
-    path = os.environ.get("WAYPOST_TEST_REPORT")
-    if path and (report.failed or report.when == "call"):
-        failure = f"{report.longreprtext}\n{report.capstderr}" if report.failed else None
-        with Path(path).open("a") as file:
-            file.write(json.dumps({"name": report.nodeid, "failure": failure}) + "\n")
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leaves out what needs Waypost's own programs where nobody says where they are."""
+    if os.environ.get(BINARIES):
+        return
+    reason = f"{BINARIES} is not set: build Waypost, and name the folder of its programs (target/debug)"
+    for item in items:
+        if isinstance(item, pytest.Function) and _CLUSTERS.intersection(item.fixturenames):
+            item.add_marker(pytest.mark.skip(reason=reason))

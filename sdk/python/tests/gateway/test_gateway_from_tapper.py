@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import os
 import re
 import signal
@@ -21,6 +22,11 @@ from gateway.harness import eventually, free_address
 _PAGE = Path(__file__).parents[2] / "FROM_TAPPER.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"\b(7401|8000|810\d)\b")
+
+needs_tapper = pytest.mark.skipif(
+    importlib.util.find_spec("tapper") is None,
+    reason="the tapper package of PyPI is not installed: pip install tyler-ag-tapper",
+)
 
 
 @dataclass
@@ -74,8 +80,8 @@ def _background_to_log(script: str) -> str:
     return re.sub(r" & echo", " >>log 2>&1 & echo", script)
 
 
+@needs_tapper
 def test_the_page_is_true(shell: Shell, tmp_path: Path) -> None:
-    pytest.importorskip("tapper", reason="the tapper package of PyPI is not installed: pip install tyler-ag-tapper")
     text = _PAGE.read_text()
     ports = {port: free_address().split(":")[1] for port in sorted(set(_PORT.findall(text)))}
     blocks = _BLOCK.findall(_PORT.sub(lambda found: ports[found[0]], text))
@@ -121,8 +127,9 @@ def _prints_in_the_end(shell: Shell, script: str, expected: str, folder: Path) -
         pytest.fail(f"{script}\nprinted {printed!r}, not {expected!r}; the programs said:\n{log}")
 
 
+@needs_tapper
 def test_tappers_names_are_here_or_say_where_to_go() -> None:
-    tapper = pytest.importorskip("tapper", reason="the tapper package of PyPI is not installed")
+    tapper = importlib.import_module("tapper")
     elsewhere = {"ServiceInfo", "Route", "RegistryBackend"}
     for name in elsewhere:
         with pytest.raises(ImportError, match=r"FROM_TAPPER\.md"):
