@@ -19,6 +19,7 @@ from typing import TypeVar
 
 import pytest
 
+from ports import free_address
 from waypost import Client, Instance, State
 
 T = TypeVar("T")
@@ -113,9 +114,10 @@ class Cluster:
         self.folder = folder
         self._processes: list[Process] = []
         self._options = ["--settle", "2s"]
-        self.control_plane = self._control_plane("127.0.0.1:0", "127.0.0.1:0")
-        self.grpc = self.control_plane.said(r"grpc=(\S+)")
-        self.http = self.control_plane.said(r"http=(\S+)")
+        # Others must not take its ports while it is restarted.
+        self.grpc, self.http = free_address(), free_address()
+        self.control_plane = self._control_plane()
+        self.control_plane.said(r"http=(\S+)")
         self.url = f"http://{self.http}"
         self.client = Client(self.url)
         command = [program("waypost-proxy"), "--control-plane", f"http://{self.grpc}"]
@@ -125,8 +127,8 @@ class Cluster:
         admin = self.proxy.said(r"admin=(\S+)")
         eventually("the proxy is ready", lambda: get(admin, "/readyz")[0] == 200)
 
-    def _control_plane(self, grpc: str, http_address: str) -> Process:
-        command = [program("waypost-control-plane"), "--grpc-listen", grpc, "--http-listen", http_address]
+    def _control_plane(self) -> Process:
+        command = [program("waypost-control-plane"), "--grpc-listen", self.grpc, "--http-listen", self.http]
         return self._start(command + self._options, "control-plane.log")
 
     def _start(self, command: Sequence[str], log: str, **environment: str) -> Process:
@@ -137,7 +139,7 @@ class Cluster:
     def restart_control_plane(self) -> None:
         """Kills it, and starts it again where it was: it has forgotten everything."""
         self.control_plane.kill()
-        self.control_plane = self._control_plane(self.grpc, self.http)
+        self.control_plane = self._control_plane()
 
     def serve(self, source: str, server: Sequence[str] = ("uvicorn",), **environment: str) -> Process:
         """Writes an app down, and serves it at a port that is free."""

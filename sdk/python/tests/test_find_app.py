@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gc
+import subprocess
+import sys
 from collections.abc import Iterator
 
 import pytest
@@ -70,11 +72,18 @@ def test_a_mounted_app_is_not_a_second_one() -> None:
 
 
 def test_without_any_app_it_says_where_to_put_it() -> None:
-    def users() -> str:
-        return ""
+    # In a process of its own: here, other tests may have left an app behind.
+    source = """
+import fastapi
+from waypost import ConfigurationError, Service
 
-    with pytest.raises(ConfigurationError, match="no FastAPI or Starlette app to be seen"):
-        Service(name="users")(users)
+try:
+    Service(name="users")(lambda: "")
+except ConfigurationError as error:
+    print(error)
+"""
+    ended = subprocess.run([sys.executable, "-c", source], capture_output=True, text=True, timeout=120, check=True)
+    assert "no FastAPI or Starlette app to be seen" in ended.stdout
 
 
 def test_an_app_is_one_service() -> None:

@@ -20,9 +20,10 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
+from ports import free_port
 from waypost.gateway.asgi import Receive, Scope, Send
 
-DEADLINE = 20.0
+DEADLINE = 60.0
 App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
@@ -155,12 +156,6 @@ def ask(server: Server, request: bytes) -> bytes:
         return read_all(client)
 
 
-def free_address() -> str:
-    """An address at which nobody listens."""
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return f"127.0.0.1:{listener.getsockname()[1]}"
-
-
 async def echo(scope: Scope, receive: Receive, send: Send) -> None:
     """An instance that answers with what it has got."""
     if scope["type"] != "http":
@@ -199,7 +194,7 @@ class FakeControlPlane:
         self._history: list[dict[str, Any]] = []
         self._server: Server | None = None
         self._is_over = False
-        self._port = 0
+        self._port = free_port()
         self.start()
 
     @property
@@ -218,7 +213,6 @@ class FakeControlPlane:
             Route("/v1/instances", self._list),
         ]
         self._server = Server(Starlette(routes=routes), listen_port=self._port)
-        self._port = self._server.port
 
     def stop(self) -> None:
         """Ends it."""

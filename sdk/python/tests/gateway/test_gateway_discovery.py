@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import httpx
 
-from gateway.harness import FakeControlPlane, Server, echo, eventually, free_address
+from gateway.harness import FakeControlPlane, Server, echo, eventually
+from ports import free_address
 from waypost.gateway import WaypostGateway
 
 Start = Callable[..., tuple[WaypostGateway, Server]]

@@ -20,10 +20,10 @@ from gateway.harness import (
     dial,
     echo,
     eventually,
-    free_address,
     read_head,
     reset,
 )
+from ports import free_address
 from waypost.gateway import WaypostGateway
 
 Start = Callable[..., tuple[WaypostGateway, Server]]

@@ -20,10 +20,10 @@ from gateway.harness import (
     dial,
     echo,
     eventually,
-    free_address,
     read_all,
     read_head,
 )
+from ports import free_address
 from waypost.gateway import WaypostGateway
 from waypost.gateway.asgi import Receive, Scope, Send
 

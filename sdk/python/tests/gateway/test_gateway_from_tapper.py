@@ -17,7 +17,8 @@ import pytest
 
 import waypost.tapper
 from cluster import program
-from gateway.harness import eventually, free_address
+from gateway.harness import eventually
+from ports import free_address
 
 _PAGE = Path(__file__).parents[2] / "FROM_TAPPER.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)

@@ -11,7 +11,8 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
 
-from gateway.harness import FakeControlPlane, RawServer, Server, answering, eventually, free_address, read_head
+from gateway.harness import FakeControlPlane, RawServer, Server, answering, eventually, read_head
+from ports import free_address
 from waypost.gateway import WaypostGateway
 from waypost.gateway.asgi import Receive, Scope, Send
 
