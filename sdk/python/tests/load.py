@@ -45,6 +45,14 @@ class Load:
         until = self.count + len(self.failures) + count
         eventually(f"{count} more answers", lambda: self.count + len(self.failures) >= until)
 
+    def part(self, body: str, count: int = 200) -> float:
+        """Which part of so many more answers is this one."""
+        before = self.answers.copy()
+        self.more(count)
+        more = self.answers.copy()
+        more.subtract(before)
+        return more[body] / sum(more.values())
+
     def stop(self) -> None:
         """Ends it; each request that was sent has its answer."""
         self._stop.set()

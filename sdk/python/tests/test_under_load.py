@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import signal
+import threading
 from functools import partial
 
 from cluster import Cluster, eventually, get
 from load import Load
 from test_service import PIDS
-from waypost import State
+from waypost import Instance, State, Watch
 
 REPLACEMENTS = 20
 
@@ -54,33 +55,52 @@ def test_killing_one_of_two_instances_fails_no_get(own_cluster: Cluster) -> None
         assert load.failures == []
 
 
-def test_a_blocked_event_loop_costs_share_and_not_the_registration(own_cluster: Cluster) -> None:
-    # The lease is 1.5 s and the loop blocked for more than five of them, as 50 s are of the usual 10 s.
-    source = PIDS.format(name="blocked", options="heartbeat_interval=0.5")
+def test_a_loop_that_is_blocked_for_30_s_costs_share_and_not_the_registration(own_cluster: Cluster) -> None:
+    source = PIDS.format(name="blocked", options="")
     for _ in range(2):
         own_cluster.serve(source)
     stuck, other = own_cluster.instances("blocked", 2)
     own_cluster.applied()
-    with own_cluster.client.watch("blocked") as watch, Load(own_cluster.traffic, "/blocked/pid", threads=2) as load:
-        shown = next(watch).instances[stuck.key]
-        assert shown.share_percent == 100
-        blocking = Load(stuck.address, "/block/8", threads=1)
-        blocking._threads[0].start()
-        lowest = 100
-        while lowest > 10:
-            step = next(watch)
-            assert stuck.key in step.instances
-            lowest = min(lowest, step.instances[stuck.key].share_percent)
-            assert step.instances[stuck.key].state is State.UP
-        assert step.instances[other.key].share_percent == 100
-        blocking._stop.set()
-        while step.instances[stuck.key].share_percent < 100:
-            step = next(watch)
-            assert step.instances[stuck.key].state is State.UP
-            assert step.instances[stuck.key].epoch == stuck.epoch, "it was registered all the time"
-        blocking.stop()
+    pid = get(stuck.address, "/pid")[1].decode()
+    with own_cluster.client.watch("blocked") as watch, Load(own_cluster.traffic, "/blocked/pid", threads=12) as load:
+        seen = Steps(watch)
+        eventually("it has all of its share", lambda: seen.last(stuck).share_percent == 100)
+        eventually("both answer", lambda: load.part(pid) > 0.3)
+        ended: list[int] = []
+        blocking = threading.Thread(target=lambda: ended.append(get(stuck.address, "/block/30")[0]))
+        blocking.start()
+        eventually("it gets less", lambda: seen.last(stuck).share_percent == 10)
+        own_cluster.applied()
+        # Whoever asks it waits for it: if it were sent half of this, all clients would.
+        assert load.part(pid, 300) == 0.0
+        assert ended == [], "it was blocked meanwhile"
+        blocking.join()
+        assert ended == [200]
+        eventually("it has all of its share again", lambda: seen.last(stuck).share_percent == 100)
+        own_cluster.applied()
+        eventually("both answer again", lambda: load.part(pid) > 0.3)
         load.stop()
         assert load.failures == []
+    for step in seen.steps:
+        for each in (stuck, other):
+            assert step.instances[each.key].state is State.UP
+            assert step.instances[each.key].epoch == each.epoch, "it was registered all the time"
+
+
+class Steps:
+    """All that a watch has shown."""
+
+    def __init__(self, watch: Watch) -> None:
+        self.steps = [next(watch)]
+        threading.Thread(target=self._follow, args=(watch,), daemon=True).start()
+
+    def _follow(self, watch: Watch) -> None:
+        for step in watch:
+            self.steps.append(step)
+
+    def last(self, instance: Instance) -> Instance:
+        """What is known of an instance now."""
+        return self.steps[-1].instances[instance.key]
 
 
 def test_a_restart_of_the_control_plane_loses_no_request_and_no_service(own_cluster: Cluster) -> None:
