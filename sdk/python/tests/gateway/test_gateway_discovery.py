@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
+from typing import Any
 
 import httpx
+import pytest
 
 from gateway.harness import FakeControlPlane, Server, echo, eventually
 from ports import free_address
 from waypost.gateway import WaypostGateway
+from waypost.gateway.discovery import Discovery
+from waypost.transport import Address
 
 Start = Callable[..., tuple[WaypostGateway, Server]]
 Serve = Callable[..., Server]
@@ -130,6 +135,45 @@ def test_without_a_control_plane_from_the_start_it_says_so_and_waits(
     assert control_plane.url in answer.json()["detail"]
     control_plane.start()
     eventually(lambda: _status(server) == 200, "it finds the control plane")
+
+
+def test_nobody_waits_for_a_first_table_for_longer_than_the_first() -> None:
+    discovery = Discovery([Address.parse(f"http://{free_address()}")], 30.0, "")
+    assert asyncio.run(discovery.first(0.01)) is None
+    with pytest.raises(StopIteration) as at_once:
+        discovery.first(0.01).send(None)
+    assert at_once.value.value is None
+
+
+def test_routes_that_were_asked_for_before_a_change_do_not_replace_those_after_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    asked: list[asyncio.Future[dict[str, Any]]] = []
+    answers = [{"routes": [{"entry": {"id": word, "path": f"/{word}"}}]} for word in ("before", "after")]
+
+    async def answered_later(_: Address, __: str) -> dict[str, Any]:
+        asked.append(asyncio.get_running_loop().create_future())
+        return await asked[-1]
+
+    async def scene() -> set[str]:
+        address = Address.parse(f"http://{free_address()}")
+        discovery = Discovery([address], 30.0, "")
+        first = asyncio.create_task(discovery._refresh(address))
+        await asyncio.sleep(0)
+        key = {"namespace": "default", "service": "a", "id": "a"}
+        discovery._view.apply({"changed": [{"key": key, "spec": {"service": "a", "address": "127.0.0.1:9"}}]})
+        second = asyncio.create_task(discovery._refresh(address))
+        while not (first.done() and second.done()):
+            await asyncio.sleep(0)
+            # The one that was asked for last is answered first.
+            for future, answer in reversed(list(zip(asked, answers, strict=False))):
+                if not future.done():
+                    future.set_result(answer)
+                    break
+        return set(discovery._routes.by_id)
+
+    monkeypatch.setattr("waypost.gateway.discovery.document", answered_later)
+    assert asyncio.run(scene()) == {"after"}
 
 
 def test_an_instance_of_a_version_takes_the_requests_of_its_routes(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 from typing import Any
@@ -14,7 +15,7 @@ from websockets.typing import Subprotocol
 from gateway.harness import FakeControlPlane, RawServer, Server, answering, eventually, read_head
 from ports import free_address
 from waypost.gateway import WaypostGateway
-from waypost.gateway.asgi import Receive, Scope, Send
+from waypost.gateway.asgi import Message, Receive, Scope, Send
 
 Start = Callable[..., tuple[WaypostGateway, Server]]
 Serve = Callable[..., Server]
@@ -44,6 +45,90 @@ ends: list[tuple[int, str | None]] = []
 def _connect(server: Server, path: str = "/talk/a%2Fb?q=%zz", **options: Any) -> ClientConnection:
     client: ClientConnection = connect(f"ws://{server.address}{path}", **options)
     return client
+
+
+class Client:
+    """A client and its server at once, which says when what happens: ASGI by hand."""
+
+    def __init__(self, gateway: WaypostGateway, path: str) -> None:
+        self._gateway = gateway
+        self._scope = {
+            "type": "websocket",
+            "path": path,
+            "raw_path": path.encode(),
+            "query_string": b"",
+            "headers": [(b"host", b"a")],
+            "subprotocols": [],
+        }
+        self._to_app: asyncio.Queue[Message] = asyncio.Queue()
+        self.got: list[Message] = []
+        self.has_left = False
+
+    def say(self, kind: str, **message: Any) -> None:
+        """The client does something."""
+        self._to_app.put_nowait({"type": f"websocket.{kind}", **message})
+
+    async def run(self, takes: Callable[[Message], None]) -> list[Message]:
+        """Connects, and hands over each message until it is over."""
+
+        async def send(message: Message) -> None:
+            if self.has_left:
+                raise OSError("the client has left")  # as ASGI 2.4 has it
+            self.got.append(message)
+            takes(message)
+            for _ in range(10):  # a server may take its time
+                await asyncio.sleep(0)
+
+        self.say("connect")
+        try:
+            await self._gateway(self._scope, self._to_app.get, send)
+        finally:
+            await self._gateway.close()
+        return self.got
+
+
+def test_what_a_client_says_while_the_instance_closes_does_not_change_how_it_ends(
+    control_plane: FakeControlPlane, serve: Serve
+) -> None:
+    control_plane.add("talk", serve(talk, lifespan="off").address)
+    client = Client(WaypostGateway(control_plane.url), "/talk")
+
+    def talk_on(message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            client.say("receive", text="close")
+        if message["type"] == "websocket.close":
+            client.say("receive", text="one more thing")
+
+    got = asyncio.run(client.run(talk_on))
+    assert got[-1] == {"type": "websocket.close", "code": 4321, "reason": "as asked"}
+
+
+def test_a_client_that_leaves_while_the_instance_talks_takes_its_leave(
+    control_plane: FakeControlPlane, serve: Serve
+) -> None:
+    codes: list[int] = []
+
+    async def chatter(_: Scope, receive: Receive, send: Send) -> None:
+        await receive()
+        await send({"type": "websocket.accept"})
+        leaving = asyncio.ensure_future(receive())
+        with contextlib.suppress(OSError):
+            while not leaving.done():
+                await send({"type": "websocket.send", "text": "and so on"})
+                await asyncio.sleep(0)
+        codes.append((await leaving)["code"])
+
+    control_plane.add("chatter", serve(chatter, lifespan="off").address)
+    client = Client(WaypostGateway(control_plane.url), "/chatter")
+
+    def leave(message: Message) -> None:
+        if message["type"] == "websocket.send" and not client.has_left:
+            client.has_left = True
+            # The server notices that nothing can be sent before it hands over why.
+            asyncio.get_running_loop().call_later(0.2, lambda: client.say("disconnect", code=4001, reason="enough"))
+
+    asyncio.run(client.run(leave))
+    assert eventually(lambda: codes, "the instance hears of it") == [4001]
 
 
 @pytest.mark.parametrize("implementation", ["websockets-sansio", "wsproto"])
@@ -121,6 +206,26 @@ def test_an_instance_refuses_in_its_own_words(control_plane: FakeControlPlane, g
             pass
     response = refused.value.response
     assert (response.status_code, response.headers["x-why"], response.body) == (418, "tea", b"short")
+
+
+@pytest.mark.parametrize(
+    ("refusal", "expected"),
+    [
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 100\r\n\r\nhalf", (502, "upstream_closed")),
+        (b"HTTP/1.1 403 Forbidden\r\ncontent-length: 70000\r\n\r\n" + bytes(70000), (502, "upstream_closed")),
+        (b"HTTP/1.1 403 Forbidden\r\nconnection: close\r\n\r\nwhole", (403, None)),
+    ],
+)
+def test_a_refusal_that_is_not_whole_is_never_taken_for_one(
+    control_plane: FakeControlPlane, gateway_to: Start, refusal: bytes, expected: tuple[int, str | None]
+) -> None:
+    with answering(refusal) as instance:
+        control_plane.add("talk", instance.address)
+        _, server = gateway_to()
+        with pytest.raises(InvalidStatus) as refused, _connect(server):
+            pass
+    response = refused.value.response
+    assert (response.status_code, response.headers.get("x-waypost-reason")) == expected
 
 
 def test_a_dead_instance_costs_no_handshake_an_error(

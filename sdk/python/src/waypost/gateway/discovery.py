@@ -12,8 +12,10 @@ Deliberately absent: declared routes and policies, which are the proxy's.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import logging
+import time
 from collections.abc import Iterable
 from typing import Any
 from urllib.parse import urlencode
@@ -51,15 +53,20 @@ class Discovery:
         self._carried: dict[InstanceKey, Instance] = {}
         self._routes = Routes()
         self._claims: frozenset[_Claim] | None = None
+        self._refreshing = asyncio.Lock()
         self._first = asyncio.Event()
+        self._begun_at = time.monotonic()
 
     async def first(self, limit: float) -> Table | None:
-        """The table, once there is one; `None` if there is none in time."""
-        if self.table is None:
-            try:
-                await asyncio.wait_for(self._first.wait(), limit)
-            except asyncio.TimeoutError:
-                return None
+        """The table, once there is one; `None` if there is none within `limit` seconds of the start.
+
+        Nobody waits after that: what does not need the table (an app's own `/health`) must not be held up by an
+        outage, and what does need it can be told at once.
+        """
+        left = self._begun_at + limit - time.monotonic()
+        if self.table is None and left > 0:
+            with contextlib.suppress(asyncio.TimeoutError):
+                await asyncio.wait_for(self._first.wait(), left)
         return self.table
 
     async def run(self) -> None:
@@ -70,7 +77,9 @@ class Discovery:
                 await self._follow(address)
             except WaypostError as error:
                 self._lost(error)
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+            except Exception as error:
+                # Whatever it is: a gateway that stops to follow would send requests to instances that are gone.
+                _log.debug("what the control plane at %s says cannot be read", address, exc_info=True)
                 self._lost(WaypostError(f"what the control plane at {address} says cannot be read: {error!r}"))
             self._turn += 1
             self._claims = None
@@ -130,6 +139,11 @@ class Discovery:
             self._carried = {}
 
     async def _refresh(self, address: Address) -> None:
+        # One after the other: routes that were asked for before a change must not replace those that were after it.
+        async with self._refreshing:
+            await self._refresh_alone(address)
+
+    async def _refresh_alone(self, address: Address) -> None:
         claims = frozenset(map(_claim, self._view.instances.values()))
         if claims != self._claims:
             answer = await document(address, f"/v1/routes{self._filter}")
@@ -150,7 +164,7 @@ class Discovery:
                 self._carried = {}
                 self._claims = None
                 await self._refresh(address)
-            except WaypostError as error:
+            except Exception as error:
                 _log.debug("cannot tell whether the control plane is settled: %s", error)
 
     async def _is_settled(self, address: Address) -> bool:

@@ -30,6 +30,8 @@ class Pool:
         while idle and not fresh:
             connection, timer = idle.pop()
             timer.cancel()
+            if not idle:
+                del self._idle[address]
             if connection.is_reusable():
                 return connection
             connection.channel.close()
@@ -37,12 +39,11 @@ class Pool:
 
     def give_back(self, address: str, connection: Connection) -> None:
         """Keeps a connection for another request, if it can carry one."""
-        idle = self._idle.setdefault(address, [])
-        if self._is_closed or len(idle) >= _KEPT or not connection.is_reusable():
+        if self._is_closed or len(self._idle.get(address, ())) >= _KEPT or not connection.is_reusable():
             connection.channel.close()
             return
         timer = asyncio.get_running_loop().call_later(_KEPT_FOR, self._forget, address, connection)
-        idle.append((connection, timer))
+        self._idle.setdefault(address, []).append((connection, timer))
 
     def close(self) -> None:
         """Closes all that is idle, and what is given back from now on."""

@@ -29,7 +29,7 @@ from wsproto.events import (
 from wsproto.frame_protocol import CloseReason
 from wsproto.utilities import ProtocolError
 
-from waypost.gateway.asgi import Headers, Receive, Scope, Send
+from waypost.gateway.asgi import Headers, Message, Receive, Scope, Send
 from waypost.gateway.balancer import Choice
 from waypost.gateway.channel import Broken, Channel, ConnectFailed, TimedOut, connect
 from waypost.gateway.forward import Limits
@@ -47,6 +47,9 @@ _TOO_LARGE = 1009
 _NO_STATUS = 1005
 _ABNORMAL = 1006
 _HANDSHAKE = b"sec-websocket-"
+_LARGEST_REFUSAL = 64 * 1024
+# How long an instance may take to answer a close frame.
+_CLOSING = 5.0
 
 
 class Tunnel:
@@ -57,6 +60,7 @@ class Tunnel:
         self._receive = receive
         self._send = send
         self._target = target
+        self._client_is_gone = False
 
     async def run(self, table: Table, choose: Choice, limits: Limits) -> None:
         """Connects the client with an instance until one of both ends it. Raises Refusal before it is accepted."""
@@ -101,7 +105,7 @@ class Tunnel:
                 raise Refusal(Reason.UPSTREAM_PROTOCOL, f"{name} answers the handshake wrongly: {error}") from None
             instance.answered()
             if isinstance(answer, RejectConnection):
-                await self._pass_refusal_on(answer, peer)
+                await self._pass_refusal_on(answer, peer, name)
                 return
             channel.never_expire()
             headers = _own(towards_client(answer.extra_headers, 101))
@@ -120,12 +124,17 @@ class Tunnel:
             subprotocols=list(self._scope.get("subprotocols") or ()),
         )
 
-    async def _pass_refusal_on(self, refusal: RejectConnection, peer: _Peer) -> None:
+    async def _pass_refusal_on(self, refusal: RejectConnection, peer: _Peer, name: str) -> None:
         headers = towards_client(refusal.headers, refusal.status_code)
         if "websocket.http.response" not in (self._scope.get("extensions") or {}):
             await self._send({"type": "websocket.close", "code": 1008, "reason": f"{refusal.status_code}"})
             return
-        parts = [part async for part in peer.refusal_body()] if refusal.has_body else []
+        try:
+            parts = [part async for part in peer.refusal_body()] if refusal.has_body else []
+        except (Broken, TimedOut, ProtocolError, _TooLarge) as error:
+            why = str(error) or "it has stopped"
+            detail = f"{name} refuses the handshake ({refusal.status_code}), and its answer is not whole: {why}"
+            raise Refusal(Reason.UPSTREAM_CLOSED, detail) from None
         await self._send({"type": "websocket.http.response.start", "status": refusal.status_code, "headers": headers})
         await self._send({"type": "websocket.http.response.body", "body": b"".join(parts), "more_body": False})
 
@@ -134,6 +143,10 @@ class Tunnel:
         to_client = asyncio.create_task(self._to_client(peer, name))
         try:
             await asyncio.wait((to_instance, to_client), return_when=asyncio.FIRST_COMPLETED)
+            if to_instance.done():
+                # One that still talks is listened to until it has seen that frame: a connection that is closed before
+                # all of it was read is reset, and the frame with it.
+                await asyncio.wait((to_client,), timeout=_CLOSING)
         finally:
             for task in (to_instance, to_client):
                 task.cancel()
@@ -146,6 +159,7 @@ class Tunnel:
         while True:
             message = await self._receive()
             if message["type"] == "websocket.disconnect":
+                self._client_is_gone = True
                 await peer.close(message.get("code") or _NO_STATUS, message.get("reason") or None)
                 return
             text = message.get("text")
@@ -154,8 +168,9 @@ class Tunnel:
                     await peer.send(TextMessage(data=text))
                 else:
                     await peer.send(BytesMessage(data=message.get("bytes") or b""))
-            except (Broken, TimedOut):
-                await asyncio.Event().wait()  # whoever reads from the instance tells the client
+            except (Broken, TimedOut, ProtocolError):
+                # It has ended, perhaps in order just now: whoever reads from the instance tells the client how.
+                await asyncio.Event().wait()
 
     async def _to_client(self, peer: _Peer, name: str) -> None:
         code, reason = _INTERNAL_ERROR, Reason.UPSTREAM_CLOSED.word
@@ -165,15 +180,23 @@ class Tunnel:
                     code = 1000 if event.code == _NO_STATUS else int(event.code)
                     reason = event.reason or ""
                 elif isinstance(event, TextMessage):
-                    await self._send({"type": "websocket.send", "text": event.data})
+                    await self._say({"type": "websocket.send", "text": event.data})
                 else:
-                    await self._send({"type": "websocket.send", "bytes": bytes(event.data)})
+                    await self._say({"type": "websocket.send", "bytes": bytes(event.data)})
         except _TooLarge:
             code, reason = _TOO_LARGE, f"a message of more than {_LARGEST_MESSAGE} bytes"
             await peer.close(_TOO_LARGE, reason)
-        except (Broken, ProtocolError) as error:
+        except (Broken, TimedOut, ProtocolError) as error:
             _log.warning("%s broke a WebSocket off: %s", name, error)
-        await self._send({"type": "websocket.close", "code": code, "reason": reason})
+        await self._say({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def _say(self, message: Message) -> None:
+        """Tells the client unless it has gone; servers may say so here (ASGI 2.4) before they say how it ended."""
+        try:
+            if not self._client_is_gone:
+                await self._send(message)
+        except OSError:
+            self._client_is_gone = True
 
 
 class _Unreached(Exception):  # noqa: N818 - it says that another instance may be tried
@@ -219,14 +242,17 @@ class _Peer:
             _log.debug("the end of a WebSocket could not be passed on: %s", error)
 
     async def refusal_body(self) -> AsyncIterator[bytes]:
-        """The body of an answer that refuses the handshake, 64 KiB at most."""
-        left = 64 * 1024
-        async for event in self._events():
+        """The body of an answer that refuses the handshake. Raises Broken where it breaks off, and _TooLarge."""
+        size = 0
+        async for event in self._events(until_end=True):
             if isinstance(event, RejectData):
-                yield bytes(event.data)[:left]
-                left -= len(event.data)
-                if event.body_finished or left <= 0:
+                size += len(event.data)
+                if size > _LARGEST_REFUSAL:
+                    raise _TooLarge(f"it has more than {_LARGEST_REFUSAL} bytes")
+                yield bytes(event.data)
+                if event.body_finished:
                     return
+        raise Broken("it breaks off")
 
     async def messages(self) -> AsyncIterator[TextMessage | BytesMessage | CloseConnection]:
         """Whole messages, and at the end how it was closed. Raises Broken where it was not."""
@@ -257,14 +283,17 @@ class _Peer:
         with contextlib.suppress(Broken, TimedOut, ProtocolError):  # it may have gone after it said so
             await self.send(event.response())
 
-    async def _events(self) -> AsyncIterator[Event]:
-        while True:
+    async def _events(self, until_end: bool = False) -> AsyncIterator[Event]:
+        """What comes. With `until_end` the end of the connection may be that of an answer."""
+        data: bytes | None = b""
+        while data is not None:
             for event in self._protocol.events():
                 yield event
-            data = await self._channel.read()
-            if not data:
-                return
-            self._protocol.receive_data(data)
+            data = await self._channel.read() or None
+            if data is not None or until_end:
+                self._protocol.receive_data(data)
+        for event in self._protocol.events():
+            yield event
 
 
 def _own(headers: Headers) -> Headers:
