@@ -7,6 +7,7 @@ executor, which is the program's, is left alone. The heartbeats come from the ke
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import AsyncIterator, Callable, Sequence
 from types import TracebackType
@@ -50,7 +51,7 @@ async def _off_loop(call: Callable[[], T], abort: Callable[[], None] | None = No
             value = call()
         except BaseException as error:  # it is raised in the caller
             failure = error
-        if not loop.is_closed():
+        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
             loop.call_soon_threadsafe(settle, value, failure)
 
     threading.Thread(target=run, name="waypost-call", daemon=True).start()
