@@ -1,5 +1,5 @@
-//! The Python SDK's own tests (`sdk/python/tests`), each listed as one of ours: pytest runs them once, against
-//! the programs that lie next to this test. Each ends here when it has ended there.
+//! The Python SDK's own tests (`sdk/python/tests`), each listed as one of ours: pytest runs them once, several at a time,
+//! against the programs that lie next to this test. Each ends here when it has ended there.
 //!
 //! Those that cannot run on this machine are listed as ignored, with the reason in their names; where Python or its
 //! packages cannot be had, that is one for all.
@@ -17,6 +17,9 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use parking_lot::{Condvar, Mutex};
 use serde_json::Value;
 use waypost_tests::program::{repository, target_directory};
+
+/// How many run at a time: most of them wait.
+const AT_A_TIME: usize = 4;
 
 /// Where `tests/setup.sh --servers` puts what `requirements-dev.txt` names.
 fn environment() -> PathBuf {
@@ -111,6 +114,10 @@ impl Run {
 
     fn run(&self) {
         let mut command = pytest();
+        let workers = AT_A_TIME.min(self.names.len());
+        if workers > 1 {
+            command.args(["--dist", "load", "--maxschedchunk", "1", "-n"]).arg(workers.to_string());
+        }
         command.args(&self.names);
         let ended = follow(command, |name, told| {
             let failure = told["failure"].as_str().map(str::to_owned);

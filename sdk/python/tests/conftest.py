@@ -28,8 +28,11 @@ def own_cluster(tmp_path: Path) -> Iterator[Cluster]:
     yield from clusters(tmp_path)
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what needs Waypost's own programs where nobody says where they are."""
+    if hasattr(config, "workerinput"):
+        # Several at a time: what takes long comes first, so that nothing is left to wait for alone.
+        items.sort(key=lambda item: item.get_closest_marker("slow") is None)
     if os.environ.get(BINARIES):
         return
     reason = f"{BINARIES} is not set: build Waypost, and name the folder of its programs (target/debug)"

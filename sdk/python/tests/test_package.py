@@ -7,6 +7,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+import pytest
+
 PROJECT = Path(__file__).parent.parent
 
 
@@ -16,6 +18,7 @@ def run(command: Sequence[str | Path], folder: Path = PROJECT) -> str:
     return ended.stdout
 
 
+@pytest.mark.slow
 def test_types_are_strict() -> None:
     run([sys.executable, "-m", "mypy"])
 
@@ -32,6 +35,7 @@ def test_files_are_short_and_say_what_they_are() -> None:
         assert text.startswith('"""'), path
 
 
+@pytest.mark.slow
 def test_the_wheel_installs_alone_and_imports(tmp_path: Path) -> None:
     run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path])
     (wheel,) = tmp_path.glob("*.whl")

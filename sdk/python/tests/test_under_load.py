@@ -6,6 +6,8 @@ import signal
 import threading
 from functools import partial
 
+import pytest
+
 from cluster import Cluster, eventually, get
 from load import Load
 from test_service import PIDS
@@ -14,6 +16,7 @@ from waypost import Instance, State, Watch
 REPLACEMENTS = 20
 
 
+@pytest.mark.slow
 def test_replacing_a_service_with_two_workers_twenty_times_loses_no_request(own_cluster: Cluster) -> None:
     source = PIDS.format(name="rolling", options="")
     workers = ("uvicorn", "--workers", "2", "--no-access-log")
@@ -55,6 +58,7 @@ def test_killing_one_of_two_instances_fails_no_get(own_cluster: Cluster) -> None
         assert load.failures == []
 
 
+@pytest.mark.slow
 def test_a_loop_that_is_blocked_for_30_s_costs_share_and_not_the_registration(own_cluster: Cluster) -> None:
     source = PIDS.format(name="blocked", options="")
     for _ in range(2):

@@ -198,6 +198,7 @@ def _process_of_an_instance() -> Iterator[tuple[subprocess.Popen[bytes], str]]:
         process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_process_under_load_costs_no_get_an_error(
     control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
 ) -> None:

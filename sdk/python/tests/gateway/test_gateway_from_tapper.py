@@ -81,6 +81,7 @@ def _background_to_log(script: str) -> str:
     return re.sub(r" & echo", " >>log 2>&1 & echo", script)
 
 
+@pytest.mark.slow
 @needs_tapper
 def test_the_page_is_true(shell: Shell, tmp_path: Path) -> None:
     text = _PAGE.read_text()

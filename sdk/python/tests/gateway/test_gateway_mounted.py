@@ -123,6 +123,7 @@ app.mount("/", gateway)
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["program:app", "program:gateway"])
 def test_a_server_ends_in_silence(control_plane: FakeControlPlane, serve: Serve, tmp_path: Path, target: str) -> None:
     control_plane.add("a", serve(echo).address)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import http.client
 from contextlib import closing
 
+import pytest
+
 from cluster import Cluster, Process, eventually, get
 
 _SERVICE = """
@@ -64,6 +66,7 @@ def _answer(address: str, method: str, path: str) -> tuple[int, str | None, str 
         return answer.status, reason, answer.headers.get("allow") if reason else None, body
 
 
+@pytest.mark.slow
 def test_the_gateway_answers_as_the_proxy_does(own_cluster: Cluster) -> None:
     own_cluster.serve(_SERVICE.format(name="shop", version="1", prefix="/pre"))
     own_cluster.instances("shop", 1)
@@ -83,6 +86,7 @@ def test_the_gateway_answers_as_the_proxy_does(own_cluster: Cluster) -> None:
         assert ours[3].replace(b'"1"', b'"2"') == theirs[3].replace(b'"1"', b'"2"'), (method, path)
 
 
+@pytest.mark.slow
 def test_the_gateway_outlives_the_control_plane(own_cluster: Cluster) -> None:
     service = own_cluster.serve(_SERVICE.format(name="shop", version="1", prefix=""))
     own_cluster.instance("shop")
