@@ -144,7 +144,7 @@ pub(super) fn accept_http1(
     }
     let mut parts = Response::new(()).into_parts().0;
     (parts.status, parts.version) = (answer.status, answer.version);
-    parts.headers = std::mem::take(draft.headers_mut());
+    parts.headers = std::mem::take(draft.answer_fields());
     if let Some(reason) = answer.reason {
         parts.extensions.insert(reason);
     }

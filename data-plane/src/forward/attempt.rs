@@ -167,10 +167,7 @@ impl<'a> Attempts<'a> {
         let retry = retry.or_else(|| target.service.traffic()?.retry.as_ref());
         self.has_retry = retry.is_some();
         let most = retry.and_then(|retry| retry.attempts).unwrap_or(self.worker.config.retries);
-        let is_plain = self.rule.is_none()
-            && retry.is_none()
-            && self.limits.attempt.is_none()
-            && self.hedge_after.is_none();
+        let is_plain = self.limits.attempt.is_none() && self.hedge_after.is_none();
         loop {
             let admitted = match Admitted::ask(target) {
                 Ok(admitted) => admitted,
@@ -183,15 +180,11 @@ impl<'a> Attempts<'a> {
             }
             self.made += 1;
             let last = self.made > most;
+            draft.keep(retry.is_some() && !last);
             let (attempted, observed) = if is_plain {
                 (self.attempt(in_flight, fresh, target, draft).await, observed)
             } else {
-                if retry.is_some() {
-                    draft.restore();
-                    if !last {
-                        draft.keep();
-                    }
-                }
+                // Boxed, so that it does not make every other request's future larger.
                 Box::pin(self.attempt_hedged(in_flight, fresh, target, draft, observed)).await
             };
             observed.ended(&attempted, target, &self.worker.metrics);

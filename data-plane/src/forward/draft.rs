@@ -42,8 +42,10 @@ pub(super) struct Draft {
     web: Option<Box<GrpcWeb>>,
     /// Whether the fields were given away, so that it cannot be sent again.
     given: bool,
-    /// The fields, where they are needed again after an answer's have taken their place.
-    kept: Option<Box<HeaderMap>>,
+    /// Whether the fields are needed again after an answer has come.
+    keeps: bool,
+    /// An answer's fields in that case; otherwise they take the place of the request's own.
+    answer: HeaderMap,
 }
 
 impl Draft {
@@ -83,7 +85,8 @@ impl Draft {
         let target = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let target = normalised(target)?;
         let (method, headers) = (parts.method, parts.headers);
-        Ok(Self { method, target, host, headers, options, body, stream, web: None, given: false, kept: None })
+        let (web, given, keeps, answer) = (None, false, false, HeaderMap::new());
+        Ok(Self { method, target, host, headers, options, body, stream, web, given, keeps, answer })
     }
 
     /// A copy for somebody else, whose body is a copy, too. `None` where that cannot be: some of the body is gone, or the
@@ -109,7 +112,8 @@ impl Draft {
             stream: None,
             web: None,
             given: false,
-            kept: None,
+            keeps: false,
+            answer: HeaderMap::new(),
         })
     }
 
@@ -260,24 +264,20 @@ impl Draft {
         self.body.as_ref().and_then(|body| body.gate())
     }
 
-    /// The fields, where an answer's may take their place: the request will not be sent again then.
+    /// The fields, to be changed.
     pub(super) fn headers_mut(&mut self) -> &mut HeaderMap {
         &mut self.headers
     }
 
-    /// Keeps the fields for another attempt, where there may be one after there was an answer.
-    pub(super) fn keep(&mut self) {
+    /// Says whether there may be another attempt after there was an answer.
+    pub(super) fn keep(&mut self, may_follow: bool) {
         let Replay { idempotent, body_begun } = self.replay();
-        if idempotent && !body_begun {
-            self.kept = Some(Box::new(self.headers.clone()));
-        }
+        self.keeps = may_follow && idempotent && !body_begun;
     }
 
-    /// Takes the fields that were kept.
-    pub(super) fn restore(&mut self) {
-        if let Some(kept) = self.kept.take() {
-            self.headers = *kept;
-        }
+    /// Where an answer's fields go.
+    pub(super) fn answer_fields(&mut self) -> &mut HeaderMap {
+        if self.keeps { &mut self.answer } else { &mut self.headers }
     }
 
     /// Takes back the fields of a request that was not sent.

@@ -65,7 +65,7 @@ impl Attempts<'_> {
                 }
             };
             let exchanged =
-                connection.connection.exchange(upload, draft.headers_mut(), limits, on_continue).await;
+                connection.connection.exchange(upload, draft.answer_fields(), limits, on_continue).await;
             match exchanged {
                 Ok((answer, rest)) => {
                     self.count_connection(reused);
