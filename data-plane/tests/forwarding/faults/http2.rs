@@ -300,7 +300,7 @@ async fn a_flood_of_interim_answers_is_no_answer() {
 async fn a_connection_that_ends_while_idle_costs_nothing() {
     for (what, steps) in [
         ("closed", vec![EMPTY, Close]),
-        ("reset", vec![EMPTY, Reset]),
+        ("reset", vec![EMPTY, Heard, Reset]),
         ("gone", vec![EMPTY, GoAway(true, NO_ERROR), Close]),
         ("gone with an error", vec![EMPTY, GoAway(true, ENHANCE_YOUR_CALM), Close]),
         ("an answer that nobody asked for", vec![EMPTY, Frame(HEADERS, END_HEADERS, Some(99), &[0x88])]),
