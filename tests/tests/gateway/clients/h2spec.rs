@@ -14,6 +14,9 @@ use super::run_to_its_end;
 
 /// How long it waits for what must come, in seconds.
 const PATIENCE: &str = "5";
+/// What it asks for: an answer that takes a moment. Some cases break rules on a request that has no end, one frame after the
+/// other; an answer in between rightly ends the stream before they are through.
+const PATH: &str = "/slow?ms=200";
 /// How many cases it has at least.
 const CASES: usize = 140;
 /// What does not hold, and never will: the port speaks HTTP/1.1, too, and answers what is no preface with a 400.
@@ -56,7 +59,7 @@ pub(super) async fn everything(scene: &Scene) {
     scene.apply(&http_route("any", "rules: [{backendRefs: [{name: one}]}]")).await;
     let file = tempfile::NamedTempFile::new().expect("a file");
     let (port, report) = (scene.own_port().to_string(), file.path().display().to_string());
-    let arguments = ["--port", &port, "--timeout", PATIENCE, "--junit-report", &report];
+    let arguments = ["--port", &port, "--path", PATH, "--timeout", PATIENCE, "--junit-report", &report];
     let output = run_to_its_end(&program().expect("it is there"), &arguments).await;
     let outcomes = outcomes(&fs::read_to_string(file.path()).expect("a report"));
     assert!(outcomes.len() >= CASES, "{} cases\n{output:?}", outcomes.len());
