@@ -33,7 +33,7 @@ use crate::{
 /// The lease that the tests take.
 const TTL: Duration = Duration::from_secs(2);
 /// How long anything may take to become so.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) fn trials() -> Vec<Trial> {
     if program().is_none() {

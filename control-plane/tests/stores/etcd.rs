@@ -27,7 +27,7 @@ use crate::{
 /// The shortest lease that etcd grants as it comes.
 const TTL: Duration = Duration::from_secs(2);
 /// How long a test waits for something that is to happen.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A server that several cases use, each below a prefix of its own. It starts with the first case that needs it,
 /// and ends with the last.

@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The length of the tests' leases: the shortest that the registry grants.
-const TTL: Duration = Duration::from_secs(1);
+const TTL: Duration = Duration::from_secs(2);
 const HISTORIES: Histories = Histories { count: 10, steps: 60 };
 const FEW: Histories = Histories { count: 2, steps: 60 };
 

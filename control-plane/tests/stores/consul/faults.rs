@@ -133,7 +133,7 @@ async fn lost_data() {
 
 async fn restored_snapshot() {
     let server = Consul::start("");
-    let store = open(&fresh(&server), &impatient()).await;
+    let store = open(&fresh(&server), &StoreOptions::default()).await;
     let file = server.server.directory().join("snapshot").display().to_string();
     let snapshot = |what: &str| {
         let address = format!("-http-addr=http://127.0.0.1:{}", server.port);

@@ -35,7 +35,7 @@ use crate::{
 const TIMEOUT: Duration = Duration::from_secs(1);
 /// What a busy machine may add to it.
 const LATE: Duration = Duration::from_secs(1);
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
