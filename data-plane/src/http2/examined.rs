@@ -262,8 +262,7 @@ pub struct Blocks {
 
 impl Blocks {
     /// As a connection begins with them.
-    #[allow(clippy::new_without_default)] // nothing is examined by default
-    pub fn new() -> Self {
+    pub fn at_begin() -> Self {
         Self { decoder: Decoder::new(), encoder: Encoder::new() }
     }
 

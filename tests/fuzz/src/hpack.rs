@@ -97,7 +97,7 @@ pub fn run(bytes: &[u8]) {
     match round {
         Round::Bytes(blocks) => made_up(&blocks, theirs),
         Round::Theirs(blocks) => {
-            let (mut writer, mut ours) = (Encoder::new(), Blocks::new());
+            let (mut writer, mut ours) = (Encoder::new(), Blocks::at_begin());
             for fields in blocks {
                 let block = writer.encode(fields.iter().map(|(name, value)| (&**name, &**value)));
                 assert_same(&ours.decode(&block).expect("it is in order"), &fields);
@@ -109,7 +109,7 @@ pub fn run(bytes: &[u8]) {
 
 /// What ours takes, the other one takes as the same. It may take more: it looks away where sizes stand between headers.
 fn made_up(blocks: &[Vec<u8>], mut theirs: Decoder<'_>) {
-    let mut ours = Blocks::new();
+    let mut ours = Blocks::at_begin();
     for block in blocks.iter().take(MANY) {
         let Some(read) = ours.decode(block) else { return };
         match theirs.decode(block) {
@@ -122,7 +122,7 @@ fn made_up(blocks: &[Vec<u8>], mut theirs: Decoder<'_>) {
 }
 
 fn written(answers: Vec<Answer>, mut theirs: Decoder<'_>) {
-    let mut ours = Blocks::new();
+    let mut ours = Blocks::at_begin();
     for Answer { resized, status, fields } in answers {
         for size in &resized {
             ours.resize(usize::from(*size));
