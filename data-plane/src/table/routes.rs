@@ -9,10 +9,12 @@
 use std::sync::Arc;
 
 use imbl::HashMap;
-use smol_str::SmolStr;
 use waypost_proto::route::{EndpointTemplate, Route, RouteMatch, Segment};
 
-use super::{declared::Subset, text_map::TextMap};
+use super::{
+    declared::Subset,
+    text_map::{Text, TextMap},
+};
 
 /// What a route leads to.
 #[derive(Clone, Debug)]
@@ -119,7 +121,7 @@ struct Place<'a> {
 }
 
 enum Step {
-    Literal(SmolStr),
+    Literal(Text),
     Parameter,
 }
 
@@ -134,7 +136,7 @@ impl<'a> Place<'a> {
     fn of(matches: &'a RouteMatch) -> Self {
         match matches {
             RouteMatch::Prefix { path, .. } => Self {
-                segments: path.segments().map(|text| Step::Literal(SmolStr::new(text))).collect(),
+                segments: path.segments().map(|text| Step::Literal(Text::from(text))).collect(),
                 end: End::Prefix,
             },
             RouteMatch::Template(template) => Self::of_template(template),
@@ -147,7 +149,7 @@ impl<'a> Place<'a> {
         let mut segments = Vec::with_capacity(template.segments().len());
         for segment in template.segments() {
             match segment {
-                Segment::Literal(text) => segments.push(Step::Literal(SmolStr::new(text))),
+                Segment::Literal(text) => segments.push(Step::Literal(Text::from(&**text))),
                 Segment::Parameter => segments.push(Step::Parameter),
                 Segment::Rest => end = End::Rest(method),
             }

@@ -5,9 +5,7 @@
 
 use std::sync::Arc;
 
-use smol_str::SmolStr;
-
-use crate::table::text_map::TextMap;
+use crate::table::text_map::{Text, TextMap};
 
 /// The longest host that can match anything: more than DNS allows for (RFC 1035, section 2.3.4).
 const LONGEST: usize = 255;
@@ -114,10 +112,12 @@ impl<T: Clone> Hosts<T> {
 
     /// The hostnames of those, in the same order.
     pub(super) fn names_matching(&self, host: &Host) -> Vec<Hostname> {
-        let exact =
-            self.exact.get_key_value(host.as_str()).map(|(name, _)| Hostname::Exact(name.clone().into()));
+        let exact = self
+            .exact
+            .get_key_value(host.as_str())
+            .map(|(name, _)| Hostname::Exact(Arc::from(name.as_str())));
         let below = host.domains().filter_map(|domain| self.below.get_key_value(domain));
-        let below = below.map(|(domain, _)| Hostname::Below(domain.clone().into()));
+        let below = below.map(|(domain, _)| Hostname::Below(Arc::from(domain.as_str())));
         exact.into_iter().chain(below).chain(self.any.is_some().then_some(Hostname::Any)).collect()
     }
 
@@ -161,7 +161,7 @@ fn change_in<T: Clone>(
     make: impl FnOnce() -> T,
     change: impl FnOnce(&mut T) -> Keep,
 ) {
-    if change(map.entry(SmolStr::new(name)).or_insert_with(make)) == Keep::No {
+    if change(map.entry(Text::from(name)).or_insert_with(make)) == Keep::No {
         map.remove(name);
     }
 }

@@ -78,7 +78,7 @@ struct CompiledRoute {
 #[derive(Clone, Debug, Default)]
 struct Site {
     listeners: Vec<Arc<Listener>>,
-    hosts: Hosts<Arc<Paths>>,
+    hosts: Hosts<Paths>,
 }
 
 /// Declared routing of a table. A clone is cheap and shares everything.

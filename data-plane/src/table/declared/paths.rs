@@ -6,14 +6,13 @@
 use std::sync::Arc;
 
 use smallvec::SmallVec;
-use smol_str::SmolStr;
 
 use super::{
     Observer, RequestView,
     candidate::{Failed, PathMatch, Placed},
     hosts::Keep,
 };
-use crate::table::text_map::TextMap;
+use crate::table::text_map::{Text, TextMap};
 
 /// A rule that takes a request, and how many bytes of the path its prefix has taken.
 pub(super) type Hit<'a> = (&'a Placed, usize);
@@ -22,8 +21,18 @@ pub(super) type Hit<'a> = (&'a Placed, usize);
 type Sorted = SmallVec<[Placed; 1]>;
 
 /// The rules at one hostname. A clone shares everything.
+///
+/// Most hostnames have rules for every path only, which therefore need no map.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Paths {
+    some: Option<Arc<SomePaths>>,
+    /// Those that take every path: of the prefix without a segment.
+    all: Sorted,
+}
+
+/// The rules that take some paths.
+#[derive(Clone, Debug, Default)]
+struct SomePaths {
     exact: TextMap<Sorted>,
     regexes: Sorted,
     prefixes: Prefixes,
@@ -36,6 +45,37 @@ impl Paths {
         request: &RequestView<'_>,
         observer: &mut impl Observer,
     ) -> Option<Hit<'a>> {
+        let some = self.some.as_ref().and_then(|some| some.find(request, observer));
+        some.or_else(|| first(&self.all, request, observer).map(|placed| (placed, 0)))
+    }
+
+    /// Puts a match of a rule.
+    pub(super) fn put(&mut self, placed: Placed) {
+        let sorted = match &placed.candidate.path {
+            PathMatch::Prefix(path) if path.is_empty() => &mut self.all,
+            path => Arc::make_mut(self.some.get_or_insert_default()).at(path),
+        };
+        let at =
+            sorted.partition_point(|before| before.candidate.precedence() <= placed.candidate.precedence());
+        sorted.insert(at, placed);
+    }
+
+    /// Removes a match of a rule. What is empty then need not be kept.
+    pub(super) fn remove(&mut self, placed: &Placed) -> Keep {
+        let path = &placed.candidate.path;
+        if matches!(path, PathMatch::Prefix(path) if path.is_empty()) {
+            remove(&mut self.all, placed);
+        } else if let Some(some) = &mut self.some
+            && Arc::make_mut(some).remove(placed) == Keep::No
+        {
+            self.some = None;
+        }
+        Keep::unless(self.some.is_none() && self.all.is_empty())
+    }
+}
+
+impl SomePaths {
+    fn find<'a>(&'a self, request: &RequestView<'_>, observer: &mut impl Observer) -> Option<Hit<'a>> {
         if !self.exact.is_empty()
             && let Some(sorted) = self.exact.get(request.path)
             && let Some(placed) = first(sorted, request, observer)
@@ -54,23 +94,19 @@ impl Paths {
                 return Some((placed, 0));
             }
         }
-        self.prefixes.find(0, request, observer)
+        self.prefixes.find(request, observer)
     }
 
-    /// Puts a match of a rule.
-    pub(super) fn put(&mut self, placed: Placed) {
-        let sorted = match &placed.candidate.path {
-            PathMatch::Exact(path) => self.exact.entry(SmolStr::new(path)).or_default(),
+    /// Those of a path that is not every path.
+    fn at(&mut self, path: &PathMatch) -> &mut Sorted {
+        match path {
+            PathMatch::Exact(path) => self.exact.entry(Text::from(&**path)).or_default(),
             PathMatch::Regex(..) => &mut self.regexes,
             PathMatch::Prefix(path) => self.prefixes.at(path),
-        };
-        let at =
-            sorted.partition_point(|before| before.candidate.precedence() <= placed.candidate.precedence());
-        sorted.insert(at, placed);
+        }
     }
 
-    /// Removes a match of a rule. What is empty then need not be kept.
-    pub(super) fn remove(&mut self, placed: &Placed) -> Keep {
+    fn remove(&mut self, placed: &Placed) -> Keep {
         match &placed.candidate.path {
             PathMatch::Exact(path) => {
                 if self.exact.get_mut(&**path).is_some_and(|sorted| remove(sorted, placed)) {
@@ -82,7 +118,7 @@ impl Paths {
             }
             PathMatch::Prefix(path) => self.prefixes.remove(path, placed),
         }
-        Keep::unless(self.exact.is_empty() && self.regexes.is_empty() && self.prefixes.is_empty())
+        Keep::unless(self.exact.is_empty() && self.regexes.is_empty() && self.prefixes.map.is_empty())
     }
 }
 
@@ -109,117 +145,62 @@ fn remove(sorted: &mut Sorted, placed: &Placed) -> bool {
     sorted.is_empty()
 }
 
-/// Prefixes as a tree of segments.
+/// Rules by prefixes of one segment or more. A request is looked up once for each number of segments that there is.
 #[derive(Clone, Debug, Default)]
 struct Prefixes {
-    below: Below,
-    here: Sorted,
+    map: TextMap<Sorted>,
+    /// How many prefixes have one segment, two, and so on. The last is not 0.
+    counts: SmallVec<[u32; 4]>,
 }
 
 impl Prefixes {
-    /// `end` bytes of the path have led here; what follows is empty or begins with a slash.
-    fn find<'a>(
-        &'a self,
-        end: usize,
-        request: &RequestView<'_>,
-        observer: &mut impl Observer,
-    ) -> Option<Hit<'a>> {
-        if !self.below.is_empty()
-            && let Some(rest) = request.path[end..].strip_prefix('/')
-        {
-            let length = rest.find('/').unwrap_or(rest.len());
-            if let Some(below) = self.below.get(&rest[..length])
-                && let Some(hit) = below.find(end + 1 + length, request, observer)
-            {
-                return Some(hit);
-            }
+    fn find<'a>(&'a self, request: &RequestView<'_>, observer: &mut impl Observer) -> Option<Hit<'a>> {
+        // As many segments as the longest prefix has, if there are so many; and where the last of them ends.
+        let (mut segments, mut end) = (0, 0);
+        let path = request.path.as_bytes();
+        while segments < self.counts.len() && end < path.len() {
+            let rest = &path[end + 1..];
+            end += 1 + rest.iter().position(|byte| *byte == b'/').unwrap_or(rest.len());
+            segments += 1;
         }
-        first(&self.here, request, observer).map(|placed| (placed, end))
+        while segments > 0 {
+            if self.counts[segments - 1] > 0
+                && let Some(sorted) = self.map.get(&request.path[..end])
+                && let Some(placed) = first(sorted, request, observer)
+            {
+                return Some((placed, end));
+            }
+            segments -= 1;
+            end = path[..end].iter().rposition(|byte| *byte == b'/').unwrap_or_default();
+        }
+        None
     }
 
     /// Those of a prefix.
     fn at(&mut self, prefix: &str) -> &mut Sorted {
-        let mut node = self;
-        for segment in prefix.split('/').skip(1) {
-            node = node.below.at(segment);
-        }
-        &mut node.here
+        self.map.entry(Text::from(prefix)).or_insert_with(|| {
+            let index = index(prefix);
+            if self.counts.len() <= index {
+                self.counts.resize(index + 1, 0);
+            }
+            self.counts[index] += 1;
+            Sorted::new()
+        })
     }
 
     fn remove(&mut self, prefix: &str, placed: &Placed) {
-        let Some(rest) = prefix.strip_prefix('/') else {
-            remove(&mut self.here, placed);
+        if !self.map.get_mut(prefix).is_some_and(|sorted| remove(sorted, placed)) {
             return;
-        };
-        let length = rest.find('/').unwrap_or(rest.len());
-        let Some(node) = self.below.get_mut(&rest[..length]) else { return };
-        node.remove(&rest[length..], placed);
-        if node.is_empty() {
-            self.below.remove(&rest[..length]);
         }
-    }
-
-    fn is_empty(&self) -> bool {
-        self.below.is_empty() && self.here.is_empty()
+        self.map.remove(prefix);
+        self.counts[index(prefix)] -= 1;
+        while self.counts.last() == Some(&0) {
+            self.counts.pop();
+        }
     }
 }
 
-/// What follows a segment. A map has room for sixteen at least, and mostly it is one.
-#[derive(Clone, Debug, Default)]
-enum Below {
-    #[default]
-    Nothing,
-    One(Arc<(SmolStr, Prefixes)>),
-    Many(TextMap<Prefixes>),
-}
-
-impl Below {
-    fn get(&self, segment: &str) -> Option<&Prefixes> {
-        match self {
-            Self::One(one) if one.0 == segment => Some(&one.1),
-            Self::Many(many) => many.get(segment),
-            Self::Nothing | Self::One(_) => None,
-        }
-    }
-
-    fn get_mut(&mut self, segment: &str) -> Option<&mut Prefixes> {
-        match self {
-            Self::One(one) if one.0 == segment => Some(&mut Arc::make_mut(one).1),
-            Self::Many(many) => many.get_mut(segment),
-            Self::Nothing | Self::One(_) => None,
-        }
-    }
-
-    /// What is below a segment, made where there is nothing.
-    fn at(&mut self, segment: &str) -> &mut Prefixes {
-        if let Self::One(one) = self
-            && one.0 != segment
-        {
-            *self = Self::Many([Arc::unwrap_or_clone(std::mem::take(one))].into_iter().collect());
-        }
-        if self.is_empty() {
-            *self = Self::One(Arc::new((SmolStr::new(segment), Prefixes::default())));
-        }
-        match self {
-            Self::One(one) => &mut Arc::make_mut(one).1,
-            Self::Many(many) => many.entry(SmolStr::new(segment)).or_default(),
-            Self::Nothing => unreachable!("there is one now"),
-        }
-    }
-
-    fn remove(&mut self, segment: &str) {
-        match self {
-            Self::One(one) if one.0 == segment => *self = Self::Nothing,
-            Self::Many(many) => drop(many.remove(segment)),
-            Self::Nothing | Self::One(_) => {}
-        }
-    }
-
-    fn is_empty(&self) -> bool {
-        match self {
-            Self::Nothing => true,
-            Self::One(_) => false,
-            Self::Many(many) => many.is_empty(),
-        }
-    }
+/// Where a prefix is counted. It has a slash for each of its segments.
+fn index(prefix: &str) -> usize {
+    prefix.bytes().filter(|byte| *byte == b'/').count() - 1
 }

@@ -16,6 +16,7 @@ use super::{
     backends::{Subsets, subsets_of},
     candidate::{Candidate, Placed},
     hosts::{Hostname, Keep},
+    paths::Paths,
 };
 
 /// Whether an entry can be compiled.
@@ -254,14 +255,14 @@ impl Declared {
 
 impl Site {
     fn put(&mut self, name: &Hostname, placed: Placed) {
-        self.hosts.change(name, Arc::default, |paths| {
-            Arc::make_mut(paths).put(placed);
+        self.hosts.change(name, Paths::default, |paths| {
+            paths.put(placed);
             Keep::Yes
         });
     }
 
     #[expect(clippy::needless_pass_by_value, reason = "it is used in the place of `put`")]
     fn remove(&mut self, name: &Hostname, placed: Placed) {
-        self.hosts.change(name, Arc::default, |paths| Arc::make_mut(paths).remove(&placed));
+        self.hosts.change(name, Paths::default, |paths| paths.remove(&placed));
     }
 }
