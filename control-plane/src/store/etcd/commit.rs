@@ -11,14 +11,20 @@
 //!
 //! Deliberately absent: what is in a mutation, which the registry has planned.
 
-use std::sync::Arc;
+use std::sync::{
+    Arc,
+    atomic::{AtomicU32, Ordering},
+};
 
-use etcd_client::{Client, Compare, CompareOp, GetOptions, Txn, TxnOp, TxnOpResponse, TxnResponse};
+use etcd_client::{
+    Client, Compare, CompareOp, GetOptions, GetResponse, Txn, TxnOp, TxnOpResponse, TxnResponse,
+};
 use prost::Message;
 use waypost_proto::name::{InstanceKey, ServiceKey};
 
 use super::{
     Shared,
+    connection::FULL,
     keys::{BEATING, Granted, HELD, Keys, behind, end_of},
     lease, load, number, revision_of, trim,
 };
@@ -218,13 +224,26 @@ async fn apply(
         TxnOp::get(keys.history(), None),
     ];
     let transaction = Txn::new().when(compares).and_then(operations).or_else(otherwise);
+    let attempts = AtomicU32::new(0);
     let make = |mut client: Client| {
+        attempts.fetch_add(1, Ordering::Relaxed);
         let transaction = transaction.clone();
         async move { client.txn(transaction).await }
     };
-    let answer = shared.connection.call(make).await?;
-    let revision = match outcome(shared, &answer, change.entry) {
+    let (outcome, replaced) = match shared.connection.call(make).await {
+        Ok(answer) => {
+            let replaced = answer.succeeded().then(|| lease::named(&answer, 0)).flatten();
+            (outcome(shared, &answer, change.entry), replaced)
+        }
+        Err(StoreError::Refused(why)) => {
+            let again = attempts.into_inner() > 1;
+            (refused(shared, &proof, why, again).await, None)
+        }
+        Err(error) => return Err(error),
+    };
+    let revision = match outcome {
         Ok(revision) => revision,
+        Err(unknown @ StoreError::Unavailable(_)) => return Err(unknown),
         Err(error) => {
             lease::revoke_later(shared, change.lease);
             return Err(error);
@@ -232,7 +251,6 @@ async fn apply(
     };
     if change.leases {
         shared.mirror.wrote(revision);
-        let replaced = answer.succeeded().then(|| lease::named(&answer, 0)).flatten();
         lease::revoke_later(shared, replaced);
     }
     trim::count_commit(shared);
@@ -260,6 +278,26 @@ fn outcome(shared: &Shared, answer: &TxnResponse, entry: String) -> Result<u64, 
     // Before the first commit the registry begins where its history does.
     let newest = entry_at(1).or_else(|| entry_at(2));
     Err(StoreError::Conflict { entry, revision: newest.map(load::changed).unwrap_or_default() })
+}
+
+/// What became of a transaction that was refused, `again` after an attempt whose answer was lost.
+///
+/// A refusal may come with a transaction that was applied: with the one that fills the database (etcd,
+/// `quotaApplierV3.Txn` applies it and answers that there is no space), and with one that the lost attempt made.
+async fn refused(shared: &Shared, proof: &str, why: String, again: bool) -> Result<u64, StoreError> {
+    if !again && !why.contains(FULL) {
+        return Err(StoreError::Refused(why));
+    }
+    let get = |mut client: Client| {
+        let only_name = GetOptions::new().with_keys_only();
+        async move { client.get(proof, Some(only_name)).await }
+    };
+    match shared.connection.call(get).await.as_ref().map(GetResponse::kvs) {
+        Ok([proof]) => Ok(load::changed(proof)),
+        Ok(_) if !again => Err(StoreError::Refused(why)),
+        // A lost attempt may still be on its way.
+        Ok(_) | Err(_) => Err(StoreError::Unavailable(format!("{why}; whether it was done is not known"))),
+    }
 }
 
 /// The new head: all that the commit changes. The revision is filled in by who reads it.

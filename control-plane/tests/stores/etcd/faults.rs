@@ -1,7 +1,7 @@
 //! Servers that die, stand still, compact, or lose everything; answers that are lost; and many at once.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     net::SocketAddr,
     sync::{
         Arc,
@@ -197,31 +197,39 @@ async fn a_cluster_goes_on_without_its_leader(strike: fn(&mut Etcd)) {
     assert_eq!(renewed, Ok(vec![Renewal::Renewed]));
 }
 
+/// Several write at once: then etcd also refuses what it has applied all the same.
 async fn a_full_database_is_said_to_be_full() {
     let etcd = Etcd::start(None, &["--quota-backend-bytes=4000000"]);
     let store = open(&url(&[&etcd]), &options()).await;
-    let big = |expected| {
-        let record = Record { client: "x".repeat(200_000).into(), ..record("users/a", 1) };
+    let big = |name: &str, expected| {
+        let record = Record { client: "x".repeat(100_000).into(), ..record(name, 1) };
         Mutation::Put { record, expected, lease: LeaseChange::Keep, event: None }
     };
     store.load().await.expect("it loads");
-    let mut written = None;
-    let refused = loop {
-        match commit(&store, big(written)).await {
-            Ok(revision) => written = Some(revision),
-            Err(error) => break error,
+    let written = join_all((0..8).map(async |number| {
+        let name = format!("users/i{number}");
+        let mut written = None;
+        loop {
+            match commit(&store, big(&name, written)).await {
+                Ok(revision) => written = Some(revision),
+                Err(StoreError::Refused(why)) if why.contains("alarm disarm") => break (name, written),
+                Err(error) => panic!("{error}"),
+            }
         }
-    };
-    assert!(matches!(&refused, StoreError::Refused(why) if why.contains("alarm disarm")), "{refused:?}");
+    }))
+    .await;
     let findings = store.examine().await.expect("it answers");
     let space = findings.iter().find(|finding| finding.subject == "space").expect("it was looked at");
     assert!(!space.good && space.detail.contains("NOSPACE") && space.remedy.contains("defrag"), "{space:?}");
     let loaded = store.load().await.expect("what is there can be read");
-    assert_eq!(Some(loaded.revision), written, "nothing was lost");
+    let held = loaded.records.iter().map(|record| (record.key().to_string(), Some(record.revision)));
+    let written: BTreeMap<String, Option<u64>> = written.into_iter().collect();
+    let acknowledged = written.clone().into_iter().filter(|(_, revision)| revision.is_some());
+    assert_eq!(held.collect::<BTreeMap<_, _>>(), acknowledged.collect(), "what was refused is not there");
     etcd.control(&["compact", &loaded.revision.to_string()]);
     etcd.control(&["defrag"]);
     etcd.control(&["alarm", "disarm"]);
-    committed(&store, big(written)).await;
+    committed(&store, big("users/i0", written["users/i0"])).await;
     assert!(store.examine().await.expect("it answers").iter().all(|finding| finding.good));
 }
 

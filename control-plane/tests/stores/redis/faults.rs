@@ -1,7 +1,7 @@
 //! What only Redis promises, and what must hold when it fails.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, VecDeque},
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -375,6 +375,7 @@ async fn a_load_stands_for_one_revision() {
         model.insert(key.clone(), committed(&store, put(sample(&key), None)).await);
     }
     let start = store.load().await.expect("it loads").revision;
+    let mut watch = store.watch(start).await.expect("it is watched");
     let stop = Arc::new(AtomicBool::new(false));
     let writer = tokio::spawn({
         let (store, stop, mut held) = (store.clone(), stop.clone(), model.clone());
@@ -394,18 +395,32 @@ async fn a_load_stands_for_one_revision() {
             }
         }
     });
-    let mut loads = Vec::new();
-    while loads.len() < 10 {
-        loads.push(store.load().await.expect("it loads"));
-    }
-    stop.store(true, Ordering::Release);
-    writer.await.expect("it has ended");
+    let loading = async {
+        let mut loads = Vec::new();
+        while loads.len() < 10 {
+            loads.push(store.load().await.expect("it loads"));
+        }
+        stop.store(true, Ordering::Release);
+        writer.await.expect("it has ended");
+        loads
+    };
+    tokio::pin!(loading);
+    // Watched meanwhile: on a slow machine there are more commits than Redis keeps.
+    let mut commits = VecDeque::new();
+    let loads = loop {
+        tokio::select! {
+            commit = next(&mut watch) => commits.push_back(commit.expect("a commit")),
+            loads = &mut loading => break loads,
+        }
+    };
     assert!(loads[9].revision > loads[0].revision, "it changed meanwhile");
-    let mut watch = store.watch(start).await.expect("it is watched");
     let mut revision = start;
     for loaded in loads {
         while revision < loaded.revision {
-            let commit = next(&mut watch).await.expect("a commit");
+            let commit = match commits.pop_front() {
+                Some(commit) => commit,
+                None => next(&mut watch).await.expect("a commit"),
+            };
             match &commit.written {
                 Written::Put(record) => model.insert(record.key().to_string(), commit.revision),
                 Written::Removed { key, .. } => model.remove(&key.to_string()),
