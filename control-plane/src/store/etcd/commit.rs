@@ -236,14 +236,16 @@ async fn apply(
             (outcome(shared, &answer, change.entry), replaced)
         }
         Err(StoreError::Refused(why)) => {
-            let again = attempts.into_inner() > 1;
-            (refused(shared, &proof, why, again).await, None)
+            match refused(shared, &proof, why, attempts.into_inner() > 1).await {
+                // Its lease may be needed.
+                Err(unknown @ StoreError::Unavailable(_)) => return Err(unknown),
+                known => (known, None),
+            }
         }
         Err(error) => return Err(error),
     };
     let revision = match outcome {
         Ok(revision) => revision,
-        Err(unknown @ StoreError::Unavailable(_)) => return Err(unknown),
         Err(error) => {
             lease::revoke_later(shared, change.lease);
             return Err(error);
