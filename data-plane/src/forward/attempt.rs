@@ -1,9 +1,9 @@
 //! Attempts to get a request answered: pick an instance, connect, send, and again elsewhere where that is safe.
 //!
-//! Every instance is tried once. The exception is an instance that is the only one left and that closed the connection:
-//! it gets another try over a new one, as a server that replaces its workers closes what the old ones have, new
-//! connections among them. Where a route, or the service's policy, says how often to try, its instances are tried again
-//! when all have been.
+//! Every instance is tried once. The exception is an instance that is the only one left and that closed the connection,
+//! or over HTTP/2 reset or refused the request: it gets another try, over HTTP/1.1 with a new connection, as a server that
+//! replaces its workers closes what the old ones have, new connections among them. Where a route, or the service's policy,
+//! says how often to try, its instances are tried again when all have been.
 
 mod exchange;
 mod hedge;
@@ -41,9 +41,9 @@ pub(super) struct Attempts<'a> {
     tried: Vec<EndpointId>,
     made: usize,
     last: Option<Failure>,
-    /// The endpoint that closed the connection, last of all.
+    /// The endpoint that closed the connection, or reset or refused the request, last of all.
     closed_by: Option<Arc<EndpointState>>,
-    /// Who is asked again, over a new connection.
+    /// Who is asked again, over HTTP/1.1 with a new connection.
     back_to: Option<Arc<EndpointState>>,
     /// Counts the retry that is under way, where the service's policy limits them.
     retrying: Option<Place>,
@@ -180,7 +180,7 @@ impl<'a> Attempts<'a> {
             }
             self.made += 1;
             let last = self.made > most;
-            draft.keep(retry.is_some() && !last);
+            draft.keep((retry.is_some() || self.hedge_after.is_some()) && !last);
             let (attempted, observed) = if is_plain {
                 (self.attempt(in_flight, fresh, target, draft).await, observed)
             } else {
@@ -207,7 +207,7 @@ impl<'a> Attempts<'a> {
                 self.worker.metrics.retry_refused();
                 return Some(Err(failure.answer(target.service.key()).explained(&not_again(why))));
             }
-            self.closed_by = (reused || failure.is_of_the_connection()).then_some(endpoint);
+            self.closed_by = failure.is_of_the_connection().then_some(endpoint);
             self.last = Some(failure);
             if let Some(retry) = retry {
                 Box::pin(self.pause(retry)).await;
@@ -252,10 +252,12 @@ impl<'a> Attempts<'a> {
         Answer::new(Reason::NoHealthyInstance, detail)
     }
 
-    /// Lets instances be tried again: the last one, where it closed the connection, and all where it was declared how often
-    /// to try. Whether there are any.
+    /// Lets instances be tried again: all, where it was declared how often to try, and else the one that closed the
+    /// connection last of all. Whether there are any.
     pub(super) fn go_back(&mut self) -> bool {
-        self.back_to = self.closed_by.take();
+        // Others that were tried may be better than the one that has just failed.
+        let has_others = self.has_retry && self.tried.len() > 1;
+        self.back_to = self.closed_by.take().filter(|_| !has_others);
         let forgets = self.has_retry && !self.tried.is_empty();
         if forgets {
             self.tried.clear();

@@ -94,7 +94,14 @@ async fn ask(worker: &Rc<Worker>, reference: &BackendRef, copy: &mut Draft) -> O
     let Backend { service, endpoints } = table.backend(reference)?;
     let route_id = "".into();
     let target = Target { service, route_id: &route_id, strip: 0, endpoints };
-    let answered = Attempts::new(worker, Instant::now()).of_copy().run(&target, copy).await?.ok()?;
-    answered.discard(worker);
-    Some(())
+    let mut attempts = Attempts::new(worker, Instant::now()).of_copy();
+    loop {
+        if let Some(outcome) = attempts.run(&target, copy).await {
+            outcome.ok()?.discard(worker);
+            return Some(());
+        }
+        if !attempts.go_back() {
+            return None;
+        }
+    }
 }

@@ -63,7 +63,7 @@ impl Failure {
         matches!(self, Self::Connect(_) | Self::Unsent)
     }
 
-    /// Whether the connection was closed, which says nothing of the next one.
+    /// Whether the connection was closed, or the stream, which says nothing of the next one.
     pub(super) fn is_of_the_connection(&self) -> bool {
         matches!(self, Self::Unsent | Self::Refused | Self::Closed)
     }

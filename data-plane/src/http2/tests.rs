@@ -466,8 +466,12 @@ fn bodies_that_nobody_reads_leave_others_their_windows_and_all_have_a_bound() {
     // A window that was given up is another's.
     assert!(client.send(&framed(kind::RST_STREAM, 0, 1, &[0, 0, 0, 8])).is_ok());
     let key = client.open(101, &POST, false);
-    client.connection.release(key, FIRST as usize);
+    fill(&mut client, 101, FIRST);
     client.take();
+    client.connection.release(key, FIRST as usize);
+    let updates = client.take().into_iter().filter(|frame| frame.2 == 101);
+    let more: Vec<_> = updates.map(|frame| frame::number(&frame.3, 0)).collect();
+    assert_eq!(more, [Some(WIDE)]);
 }
 
 #[test]

@@ -22,7 +22,7 @@ use waypost_proxy::serve::ServeConfig;
 use crate::{
     http2::Http2Instance,
     policy::{GET, LONG, OK, SHORT, UNAVAILABLE, ask, policy, send, with_policy},
-    support::{Instance, Proxy, soon, until},
+    support::{Instance, Proxy, field, soon, until},
 };
 
 fn hedged(delay: Duration) -> TrafficEntry {
@@ -175,6 +175,51 @@ async fn a_bad_answer_is_better_than_none() {
     soon("the bad answer", bad.answered.recv()).await.expect("it is given");
     closing.released.cancel();
     assert_eq!(client.response().await.status, 503);
+}
+
+#[tokio::test]
+async fn what_is_sent_again_after_both_failed_has_the_request_s_own_fields() {
+    // Who is asked first is drawn. It matters only where that is the one whose answer is none.
+    loop {
+        let mut unsound =
+            Slow::answering("HTTP/1.1 200 OK\r\nx-bad: 1\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\n")
+                .await;
+        let (asked, mut arrived) = mpsc::unbounded_channel();
+        let released = CancellationToken::new();
+        let release = released.clone();
+        let closing = Instance::start(move |mut wire, _| {
+            let (asked, release) = (asked.clone(), release.clone());
+            async move {
+                let Some((head, _)) = wire.request().await else { return };
+                let _ = asked.send(());
+                if !release.is_cancelled() {
+                    return release.cancelled().await;
+                }
+                wire.send(&format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{head}", head.len())).await;
+            }
+        })
+        .await;
+        let proxy = with_policy(&[&unsound.instance, &closing], hedged(SHORT));
+        let mut client = proxy.client().await;
+        client.send("GET /api/ HTTP/1.1\r\nhost: a\r\nauthorization: mine\r\n\r\n").await;
+        let unsound_is_first = tokio::select! {
+            () = unsound.arrival() => true,
+            _ = arrived.recv() => false,
+        };
+        if !unsound_is_first {
+            continue;
+        }
+        soon("the second request", arrived.recv()).await.expect("it arrives");
+        unsound.released.cancel();
+        soon("the unsound answer", unsound.answered.recv()).await.expect("it is given");
+        // The one worker has read it before it takes what comes later.
+        assert_eq!(proxy.get("/nothing").await.status, 404);
+        released.cancel();
+        let response = client.response().await;
+        assert_eq!(response.status, 200);
+        assert_eq!(field(&response.text(), "authorization").as_deref(), Some("mine"), "{}", response.text());
+        return;
+    }
 }
 
 #[tokio::test]

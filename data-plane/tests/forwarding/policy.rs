@@ -70,6 +70,17 @@ async fn answers_with_the_codes_of_the_policy_are_tried_again() {
 }
 
 #[tokio::test]
+async fn an_instance_that_closes_is_not_asked_again_before_the_others() {
+    for _ in 0..8 {
+        let closing = Instance::start(|mut wire, _| async move { drop(wire.request().await) }).await;
+        let (busy, _) = Instance::in_turn(&[UNAVAILABLE, OK]).await;
+        let retries = TrafficEntry { retry: Some(retry(2, &[503])), ..TrafficEntry::default() };
+        let proxy = with_policy(&[&closing, &busy], retries);
+        assert_eq!(send(&proxy, GET).await.status, 200, "it was asked twice, first or last");
+    }
+}
+
+#[tokio::test]
 async fn a_post_is_not_sent_twice_whatever_the_policy_says() {
     let (instance, seen) = Instance::in_turn(&[UNAVAILABLE, OK]).await;
     let retries = TrafficEntry { retry: Some(retry(2, &[503])), ..TrafficEntry::default() };

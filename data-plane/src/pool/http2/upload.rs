@@ -18,10 +18,7 @@ use std::{
 use bytes::Bytes;
 use h2::{Reason, SendStream, client::SendRequest};
 use hyper::body::Body;
-use tokio::{
-    task::{AbortHandle, JoinHandle},
-    time::sleep,
-};
+use tokio::{task::JoinHandle, time::timeout};
 
 use super::StreamPermit;
 use crate::forward::RequestBody;
@@ -168,7 +165,7 @@ impl LateUpload {
     pub(super) fn outlive(self, permit: StreamPermit) {
         if Rc::strong_count(&self.permit) > 1 {
             self.permit.set(Some(permit));
-            tokio::task::spawn_local(watch(self.task.abort_handle(), self.sent, self.pause));
+            tokio::task::spawn_local(watch(self.task, self.sent, self.pause));
         }
     }
 
@@ -179,12 +176,12 @@ impl LateUpload {
 }
 
 /// Ends an upload that makes no progress: of which the instance takes nothing, or to which the client adds nothing.
-async fn watch(task: AbortHandle, sent: Rc<Cell<u64>>, pause: Duration) {
-    let mut before = None;
-    while !task.is_finished() {
-        if before.replace(sent.get()) == Some(sent.get()) {
+async fn watch(mut task: JoinHandle<()>, sent: Rc<Cell<u64>>, pause: Duration) {
+    let mut before = sent.get();
+    while timeout(pause, &mut task).await.is_err() {
+        if sent.get() == before {
             return task.abort();
         }
-        sleep(pause).await;
+        before = sent.get();
     }
 }

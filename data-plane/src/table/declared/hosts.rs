@@ -83,7 +83,7 @@ impl Host {
     }
 }
 
-/// Values by hostname. A clone shares everything.
+/// Values by hostname. A clone shares all but the value for any.
 #[derive(Clone, Debug)]
 pub(super) struct Hosts<T> {
     exact: TextMap<T>,

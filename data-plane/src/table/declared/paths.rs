@@ -20,9 +20,9 @@ pub(super) type Hit<'a> = (&'a Placed, usize);
 /// Those of one path, in the order in which they are looked at. There is one as a rule, which then lies in the map.
 type Sorted = SmallVec<[Placed; 1]>;
 
-/// The rules at one hostname. A clone shares everything.
+/// The rules at one hostname. A clone shares all but the list of those that take every path.
 ///
-/// Most hostnames have rules for every path only, which therefore need no map.
+/// Most hostnames have a rule for every path only, which therefore lies beside the hostname.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Paths {
     some: Option<Arc<SomePaths>>,

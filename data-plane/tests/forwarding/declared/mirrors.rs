@@ -105,6 +105,23 @@ async fn several_mirrors_get_a_copy_each_and_a_share_of_nothing_gets_none() {
 }
 
 #[tokio::test]
+async fn a_copy_survives_that_the_only_instance_of_a_mirror_closes_a_used_connection() {
+    let a = Instance::mirror().await;
+    let shadow = Instance::start(|mut wire, _| async move {
+        if wire.request().await.is_some() {
+            wire.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").await;
+            wire.request().await;
+        }
+    })
+    .await;
+    let proxy = mirroring(&a, shadow.address, vec![mirror("shadow")]);
+    for count in 1..4 {
+        assert_eq!(proxy.get("/").await.status, 200);
+        until_counted(&proxy, "answered", count).await;
+    }
+}
+
+#[tokio::test]
 async fn clients_do_not_notice_a_mirror_that_is_not_there() {
     let a = Instance::mirror().await;
     let invalid = RouteBackend { invalid: "no grant".to_owned(), ..RouteBackend::default() };
