@@ -21,6 +21,9 @@ use waypost_tests::program::{repository, target_directory};
 /// How many run at a time: most of them wait.
 const AT_A_TIME: usize = 4;
 
+/// The test that waits for all others.
+const ENDS_WELL: &str = "pytest ends well";
+
 /// Where `tests/setup.sh --servers` puts what `requirements-dev.txt` names.
 fn environment() -> PathBuf {
     let target = target_directory();
@@ -84,8 +87,9 @@ struct Progress {
     is_begun: bool,
     /// Why each has failed, or that it has not.
     outcomes: HashMap<String, Option<String>>,
-    /// All that pytest has said, when it has ended.
-    said: Option<String>,
+    has_failures: bool,
+    /// When pytest has ended: whether it was content, and all that it has said.
+    end: Option<(bool, String)>,
 }
 
 impl Run {
@@ -95,6 +99,25 @@ impl Run {
 
     /// Waits until a test has ended.
     fn outcome(self: &Arc<Self>, name: &str) -> Result<(), Failed> {
+        let ended = |progress: &mut Progress| {
+            if let Some(failure) = progress.outcomes.remove(name) {
+                return Some(failure.map_or(Ok(()), |failure| Err(Failed::from(failure))));
+            }
+            let (_, said) = progress.end.as_ref()?;
+            Some(Err(Failed::from(format!("pytest has not run it:\n{said}"))))
+        };
+        self.wait_for(ended)
+    }
+
+    /// Waits until pytest has ended. It may find fault with what no test is to blame for.
+    fn end(self: &Arc<Self>) -> Result<(), Failed> {
+        self.wait_for(|progress| {
+            let (is_content, said) = progress.end.as_ref()?;
+            Some(if *is_content || progress.has_failures { Ok(()) } else { Err(Failed::from(said)) })
+        })
+    }
+
+    fn wait_for<T>(self: &Arc<Self>, mut found: impl FnMut(&mut Progress) -> Option<T>) -> T {
         let mut progress = self.progress.lock();
         if !progress.is_begun {
             progress.is_begun = true;
@@ -102,11 +125,8 @@ impl Run {
             thread::spawn(move || run.run());
         }
         loop {
-            if let Some(failure) = progress.outcomes.remove(name) {
-                return failure.map_or(Ok(()), |failure| Err(Failed::from(failure)));
-            }
-            if let Some(said) = &progress.said {
-                return Err(Failed::from(format!("pytest has not run it:\n{said}")));
+            if let Some(found) = found(&mut progress) {
+                return found;
             }
             self.has_moved.wait(&mut progress);
         }
@@ -121,11 +141,13 @@ impl Run {
         command.args(&self.names);
         let ended = follow(command, |name, told| {
             let failure = told["failure"].as_str().map(str::to_owned);
-            self.progress.lock().outcomes.insert(name, failure);
+            let mut progress = self.progress.lock();
+            progress.has_failures |= failure.is_some();
+            progress.outcomes.insert(name, failure);
             self.has_moved.notify_all();
         });
-        let said = ended.map_or_else(|error| error.to_string(), |(_, said)| said);
-        self.progress.lock().said = Some(said);
+        let end = ended.unwrap_or_else(|error| (false, error.to_string()));
+        self.progress.lock().end = Some(end);
         self.has_moved.notify_all();
     }
 }
@@ -154,6 +176,10 @@ fn main() -> ExitCode {
     };
     let able = tests.iter().filter(|(name, why_not)| why_not.is_none() && is_selected(&arguments, name));
     let run = Run::new(able.map(|(name, _)| name.clone()).collect());
+    let end = (!run.names.is_empty()).then(|| {
+        let run = Arc::clone(&run);
+        Trial::test(ENDS_WELL, move || run.end())
+    });
     let trials = tests.into_iter().map(|(name, why_not)| match why_not {
         Some(why) => ignored(format!("{name}: skipped: {why}")),
         None => {
@@ -161,5 +187,6 @@ fn main() -> ExitCode {
             Trial::test(name.clone(), move || run.outcome(&name))
         }
     });
-    libtest_mimic::run(&arguments, trials.collect()).exit_code()
+    // The last to be begun: it waits for all others.
+    libtest_mimic::run(&arguments, trials.chain(end).collect()).exit_code()
 }

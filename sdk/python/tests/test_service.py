@@ -215,18 +215,19 @@ def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_c
     instance = shared_cluster.instance("ending")
     eventually("both workers answer", lambda: len({get(instance.address, "/pid")[1] for _ in range(10)}) == 2)
     with contextlib.closing(http.client.HTTPConnection(instance.address, timeout=60)) as connection:
-
-        def ask() -> tuple[bytes, bool]:
-            connection.request("GET", "/pid")
-            answer = connection.getresponse()
-            return answer.read(), answer.will_close
-
-        worker, closes = ask()
+        connection.request("GET", "/pid")
+        worker = connection.getresponse().read()
+        connection.request("GET", "/until/ended")
+        eventually("the request is there", (shared_cluster.folder / "ended-asked").exists)
         os.kill(int(worker), signal.SIGTERM)
-        while not closes:
-            said, closes = ask()
-            assert said == worker, "it answers until it says that this was the last one"
-    assert get(instance.address, "/pid")[1] != worker, "others take new connections"
+        eventually(
+            "others take new connections",
+            lambda: worker not in {get(instance.address, "/pid")[1] for _ in range(10)},
+        )
+        (shared_cluster.folder / "ended").touch()
+        answer = connection.getresponse()
+        assert answer.read() == b'"ended"'
+        assert answer.will_close, "it says that this was the last one"
 
 
 def test_flask_under_gunicorn_registers_and_drains(shared_cluster: Cluster) -> None:

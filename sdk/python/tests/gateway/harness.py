@@ -186,11 +186,13 @@ class FakeControlPlane:
         self.instances: dict[tuple[str, str], dict[str, Any]] = {}
         self.settled = True
         self.has_stream = True
+        self.has_routes = True
         self.watchers = 0
         """How many have begun to watch."""
         self.watching = 0
         """How many do so now."""
         self.asked_for_status = 0
+        self.refused_routes = 0
         self._history: list[dict[str, Any]] = []
         self._server: Server | None = None
         self._is_over = False
@@ -266,6 +268,9 @@ class FakeControlPlane:
         return StreamingResponse(lines(), media_type="application/x-ndjson")
 
     async def _routes(self, _: Request) -> Response:
+        if not self.has_routes:
+            self.refused_routes += 1
+            return JSONResponse({"code": "unavailable", "status": 503, "detail": "not now"}, 503)
         entries: dict[str, dict[str, Any]] = {}
         for instance in self.instances.values():
             for entry in _claims(instance["spec"]):

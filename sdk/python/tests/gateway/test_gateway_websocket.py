@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -11,6 +13,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Subprotocol
+from wsproto.utilities import generate_accept_token
 
 from gateway.harness import FakeControlPlane, RawServer, Server, answering, eventually, read_head
 from ports import free_address
@@ -168,6 +171,55 @@ def test_how_an_instance_ends_it_is_how_the_client_sees_it(
     assert (closed.value.rcvd.code, closed.value.rcvd.reason) == (4321, "as asked")
 
 
+def _accepted(head: bytes) -> bytes:
+    """The answer to a handshake (RFC 6455, 4.2.2)."""
+    (key,) = (line.split()[1] for line in head.split(b"\r\n") if line.lower().startswith(b"sec-websocket-key:"))
+    proof = generate_accept_token(key)
+    return b"HTTP/1.1 101 \r\nupgrade: websocket\r\nconnection: upgrade\r\nsec-websocket-accept: " + proof + b"\r\n\r\n"
+
+
+def test_a_ping_before_the_end_does_not_hide_how_it_ends(control_plane: FakeControlPlane) -> None:
+    def end(peer: socket.socket) -> None:
+        peer.sendall(_accepted(read_head(peer)) + b"\x81\x02hi" + b"\x89\x00" + b"\x88\x02\x03\xf4")
+
+    with RawServer(end) as instance:
+        control_plane.add("talk", instance.address)
+        got = asyncio.run(Client(WaypostGateway(control_plane.url), "/talk").run(lambda _: time.sleep(0.05)))
+    assert got[-1] == {"type": "websocket.close", "code": 1012, "reason": ""}
+
+
+def test_a_message_that_is_too_large_ends_it_for_both(control_plane: FakeControlPlane) -> None:
+    heard: list[bytes] = []
+
+    def shout(peer: socket.socket) -> None:
+        size = 40 * 1024 * 1024  # more than what the kernel takes when nobody reads it
+        peer.sendall(_accepted(read_head(peer)) + b"\x82\x7f" + size.to_bytes(8, "big") + bytes(size))
+        heard.append(peer.recv(2))
+        peer.sendall(b"\x88\x02\x03\xf1")
+
+    with RawServer(shout) as instance:
+        control_plane.add("talk", instance.address)
+        got = asyncio.run(Client(WaypostGateway(control_plane.url), "/talk").run(lambda _: None))
+    assert got[-1]["code"] == 1009
+    assert eventually(lambda: heard, "the instance hears of it")[0][0] == 0x88, "a close frame, and no reset"
+
+
+def test_a_server_that_ended_it_itself_is_a_client_that_has_gone(control_plane: FakeControlPlane, serve: Serve) -> None:
+    del ends[:]
+    control_plane.add("talk", serve(talk, lifespan="off").address)
+    client = Client(WaypostGateway(control_plane.url), "/talk")
+
+    def end(message: Message) -> None:
+        if message["type"] == "websocket.accept":
+            client.say("receive", text="hello")
+        elif message["type"] == "websocket.send":
+            client.say("disconnect", code=1009, reason="too large")
+            raise RuntimeError("Unexpected ASGI message 'websocket.send'")  # as uvicorn has it
+
+    asyncio.run(client.run(end))
+    assert eventually(lambda: ends, "the instance hears of it") == [(1009, "too large")]
+
+
 def test_an_instance_that_breaks_off_is_never_a_clean_end(
     control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
 ) -> None:
@@ -251,13 +303,13 @@ def test_what_cannot_be_connected_is_explained(control_plane: FakeControlPlane, 
         control_plane.add("silent", silent.address)
         control_plane.add("other", other.address)
         control_plane.add("listed", free_address(), "POST /listed", prefix="")
-        _, server = gateway_to(timeout=0.3)
-        for path, status, reason in [
-            ("/none", 404, "no_route"),
-            ("/listed", 405, "method_not_allowed"),
-            ("/dead", 503, "upstream_connect"),
-            ("/silent", 504, "upstream_timeout"),
-            ("/other", 502, "upstream_protocol"),
+        (_, patient), (_, impatient) = gateway_to(), gateway_to(timeout=0.3)
+        for server, path, status, reason in [
+            (patient, "/none", 404, "no_route"),
+            (patient, "/listed", 405, "method_not_allowed"),
+            (patient, "/dead", 503, "upstream_connect"),
+            (impatient, "/silent", 504, "upstream_timeout"),
+            (patient, "/other", 502, "upstream_protocol"),
         ]:
             with pytest.raises(InvalidStatus) as refused, _connect(server, path):
                 pass

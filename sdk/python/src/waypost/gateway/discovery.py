@@ -156,10 +156,10 @@ class Discovery:
 
     async def _until_settled(self, address: Address) -> None:
         """Lets go of what has not come back once the control plane is sure."""
-        while self._carried:
+        while self._carried or self._claims is None:
             await asyncio.sleep(_SETTLING)
             try:
-                if not await self._is_settled(address):
+                if self._carried and not await self._is_settled(address):
                     continue
                 self._carried = {}
                 self._claims = None

@@ -168,7 +168,9 @@ class Tunnel:
                     await peer.send(TextMessage(data=text))
                 else:
                     await peer.send(BytesMessage(data=message.get("bytes") or b""))
-            except (Broken, TimedOut, ProtocolError):
+            except (Broken, TimedOut, ProtocolError) as error:
+                if isinstance(error, TimedOut):
+                    peer.cut_off("the instance takes nothing")
                 # It has ended, perhaps in order just now: whoever reads from the instance tells the client how.
                 await asyncio.Event().wait()
 
@@ -184,18 +186,24 @@ class Tunnel:
                 else:
                     await self._say({"type": "websocket.send", "bytes": bytes(event.data)})
         except _TooLarge:
-            code, reason = _TOO_LARGE, f"a message of more than {_LARGEST_MESSAGE} bytes"
+            reason = f"a message of more than {_LARGEST_MESSAGE} bytes"
             await peer.close(_TOO_LARGE, reason)
+            await self._say({"type": "websocket.close", "code": _TOO_LARGE, "reason": reason})
+            await peer.drop_rest()
+            return
         except (Broken, TimedOut, ProtocolError) as error:
             _log.warning("%s broke a WebSocket off: %s", name, error)
         await self._say({"type": "websocket.close", "code": code, "reason": reason})
 
     async def _say(self, message: Message) -> None:
-        """Tells the client unless it has gone; servers may say so here (ASGI 2.4) before they say how it ended."""
+        """Tells the client unless it has gone; servers may say so here before they say how it ended.
+
+        Those of ASGI 2.4 raise an OSError, and uvicorn a RuntimeError where it has closed the WebSocket itself.
+        """
         try:
             if not self._client_is_gone:
                 await self._send(message)
-        except OSError:
+        except (OSError, RuntimeError):
             self._client_is_gone = True
 
 
@@ -233,13 +241,25 @@ class _Peer:
     async def close(self, code: int, reason: str | None) -> None:
         """Passes the end on. Where there was no close frame the connection is cut off: the instance gets none, too."""
         if code == _ABNORMAL:
-            self._channel.abort("the client has gone without a close frame")
+            self.cut_off("the client has gone without a close frame")
             return
         code = CloseReason.NO_STATUS_RCVD if code == _NO_STATUS else code
         try:
             await self.send(CloseConnection(code=code, reason=None if code == CloseReason.NO_STATUS_RCVD else reason))
         except (Broken, TimedOut, ProtocolError) as error:
             _log.debug("the end of a WebSocket could not be passed on: %s", error)
+
+    def cut_off(self, why: str) -> None:
+        """Ends the connection without a close frame, and the reading from it."""
+        self._channel.abort(why)
+
+    async def drop_rest(self) -> None:
+        """Reads until a close frame was answered: a connection that is closed before is reset, with what it holds."""
+        self._channel.expire_after(_CLOSING)
+        with contextlib.suppress(Broken, TimedOut, ProtocolError):
+            async for event in self._events():
+                if isinstance(event, CloseConnection):
+                    return
 
     async def refusal_body(self) -> AsyncIterator[bytes]:
         """The body of an answer that refuses the handshake. Raises Broken where it breaks off, and _TooLarge."""
@@ -261,7 +281,8 @@ class _Peer:
         size = 0
         async for event in self._events():
             if isinstance(event, Ping):
-                await self.send(event.response())
+                with contextlib.suppress(Broken, ProtocolError):  # either side may have said that it ends
+                    await self.send(event.response())
             elif isinstance(event, CloseConnection):
                 await self._acknowledge(event)
                 yield event

@@ -23,7 +23,7 @@ from typing import Protocol
 from waypost.client import Client
 from waypost.errors import WaypostError
 from waypost.registered import LeaseStatus, Registered
-from waypost.service.listener import Listener, copies, listeners, reachable, supervisor_stays
+from waypost.service.listener import Listener, copies, has_own_queue, listeners, reachable, supervisor_stays
 from waypost.service.load import LoopProbe, together
 from waypost.service.roster import Roster, Word
 from waypost.service.settings import Settings, host_port
@@ -234,13 +234,15 @@ class Lifecycle:
     def _hand_over(self, loop: asyncio.AbstractEventLoop, inode: int) -> None:
         """Leaves new connections to the other workers: servers that end close what they have accepted and not read.
 
-        Other loops than asyncio's own do not let go of their sockets, and accept until the server ends.
+        Other loops than asyncio's own do not let go of their sockets, and accept until the server ends. Sockets from
+        which nobody else would accept are not let go of either: what waits there when they close is reset.
         """
 
         def accept_no_more() -> None:
             for descriptor in copies(inode):
-                with contextlib.suppress(RuntimeError, NotImplementedError):
-                    loop.remove_reader(descriptor)
+                with contextlib.suppress(OSError, RuntimeError, NotImplementedError):
+                    if not has_own_queue(descriptor):
+                        loop.remove_reader(descriptor)
 
         self.hands_over = True
         with contextlib.suppress(RuntimeError):  # the loop is closed

@@ -51,6 +51,12 @@ def copies(inode: int) -> list[int]:
     return found
 
 
+def has_own_queue(descriptor: int) -> bool:
+    """Whether a listening socket has connections that no other one of its port can take (SO_REUSEPORT)."""
+    with socket.socket(fileno=os.dup(descriptor)) as listening:
+        return bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
+
+
 def reachable(listener: Listener, control_plane: Address) -> str:
     """`host:port` for proxies. Where it is bound to all interfaces: the one that leads towards the control plane."""
     host = listener.host
