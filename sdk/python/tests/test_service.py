@@ -211,7 +211,7 @@ def test_workers_that_are_replaced_leave_the_instance_registered(shared_cluster:
 
 
 def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_cluster: Cluster) -> None:
-    shared_cluster.serve(PIDS.format(name="ending", options=""), ("uvicorn", "--workers", "2"))
+    process = shared_cluster.serve(PIDS.format(name="ending", options=""), ("uvicorn", "--workers", "2"))
     instance = shared_cluster.instance("ending")
     eventually("both workers answer", lambda: len({get(instance.address, "/pid")[1] for _ in range(10)}) == 2)
     with contextlib.closing(http.client.HTTPConnection(instance.address, timeout=60)) as connection:
@@ -220,10 +220,8 @@ def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_c
         connection.request("GET", "/until/ended")
         eventually("the request is there", (shared_cluster.folder / "ended-asked").exists)
         os.kill(int(worker), signal.SIGTERM)
-        eventually(
-            "others take new connections",
-            lambda: worker not in {get(instance.address, "/pid")[1] for _ in range(10)},
-        )
+        eventually("the worker is told", lambda: "Shutting down" in process.output())
+        assert worker not in {get(instance.address, "/pid")[1] for _ in range(10)}, "others take new connections"
         (shared_cluster.folder / "ended").touch()
         answer = connection.getresponse()
         assert answer.read() == b'"ended"'

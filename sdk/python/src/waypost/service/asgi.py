@@ -47,8 +47,8 @@ class ServiceMiddleware:
         server = scope.get("server")
         if server:
             lifecycle.port = server[1]
-        if lifecycle.hands_over and scope.get("http_version") == "1.1":
-            send = _last_answer(send)
+        if scope.get("http_version") == "1.1":
+            send = _ending_with(lifecycle, send)
         lifecycle.in_flight += 1
         try:
             await self._app(scope, receive, send)
@@ -100,11 +100,11 @@ class ServiceMiddleware:
         await loop.run_in_executor(None, functools.partial(self._lifecycle.stop, _LATE_LEAVE))
 
 
-def _last_answer(send: Send) -> Send:
-    """Tells the client that nothing more is answered on its connection."""
+def _ending_with(lifecycle: Lifecycle, send: Send) -> Send:
+    """Tells the client of an answer that begins while this worker ends that nothing more comes on its connection."""
 
     async def says(message: Message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and lifecycle.hands_over:
             others = [field for field in message.get("headers", ()) if field[0].lower() != b"connection"]
             message = {**message, "headers": [*others, (b"connection", b"close")]}
         await send(message)
