@@ -3,8 +3,8 @@
 //! A body begins with a small window. One that is read gets a wide one, so that it is not slowed down by a client that is far
 //! away; few have that at a time, each until its stream ends. The connection's window is all of that together: however many
 //! bodies nobody reads, they fill their own windows, and not those of others. What a stream that has ended leaves unread does
-//! count until it is read or given up, though its place is another's by then. What is held for a connection is bounded by it, and so by how many
-//! streams there may be.
+//! count until it is read or given up, though its place is another's by then. What is held for a connection is bounded by it,
+//! and so by how many streams there may be.
 //!
 //! HAProxy and nginx give every stream a small window, too. With one window for a stream and for all, as h2 and Go have it, a
 //! body that nobody reads stops all others.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-import time
+import threading
 from collections.abc import Callable
 from typing import Any
 
@@ -179,12 +179,19 @@ def _accepted(head: bytes) -> bytes:
 
 
 def test_a_ping_before_the_end_does_not_hide_how_it_ends(control_plane: FakeControlPlane) -> None:
+    ended = threading.Event()
+
     def end(peer: socket.socket) -> None:
         peer.sendall(_accepted(read_head(peer)) + b"\x81\x02hi" + b"\x89\x00" + b"\x88\x02\x03\xf4")
+        peer.shutdown(socket.SHUT_WR)
+        ended.set()
+
+    def wait(_: Message) -> None:
+        ended.wait()
 
     with RawServer(end) as instance:
         control_plane.add("talk", instance.address)
-        got = asyncio.run(Client(WaypostGateway(control_plane.url), "/talk").run(lambda _: time.sleep(0.05)))
+        got = asyncio.run(Client(WaypostGateway(control_plane.url), "/talk").run(wait))
     assert got[-1] == {"type": "websocket.close", "code": 1012, "reason": ""}
 
 
