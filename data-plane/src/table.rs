@@ -13,6 +13,7 @@ mod cooldown;
 pub mod declared;
 mod edge;
 mod endpoints;
+mod failing;
 mod latency;
 mod past;
 pub mod path;

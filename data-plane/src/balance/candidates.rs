@@ -103,6 +103,11 @@ impl<'a> Candidates<'a> {
         load * f64::from(self.heaviest()) / f64::from(self.weight(at))
     }
 
+    /// Whether one failed when it last answered, less than a second ago.
+    pub fn is_failing(&self, at: usize) -> bool {
+        self.members[at].is_failing(self.now)
+    }
+
     /// How long answers of one are expected to take, in microseconds. Known only where a policy of its set
     /// [needs it](super::Balancer::needs_latency), and once one has answered.
     pub fn latency(&self, at: usize) -> Option<f32> {

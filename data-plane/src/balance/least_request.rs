@@ -4,6 +4,10 @@
 //! Randomized Load Balancing", 2001), and threads that choose at once do not all run to the same endpoint.
 //! Both are drawn in proportion to the weights and the first wins a tie, so that an idle set is shared by
 //! weight as well. The counts are those of all threads.
+//!
+//! Whoever failed when it last answered loses against whoever did not, for a second: a failure that comes at once leaves
+//! nothing in flight, and would attract the next request. One failure is enough, as one good answer is to be back; where all
+//! fail, only load counts.
 
 use fastrand::Rng;
 
@@ -22,7 +26,8 @@ impl Balancer for LeastRequest {
             (false, true) => second,
             _ => {
                 let load = |at, other| u128::from(among.in_flight(at)) * u128::from(among.weight(other));
-                if load(second, first) < load(first, second) { second } else { first }
+                let rank = |at, other| (among.is_failing(at), load(at, other));
+                if rank(second, first) < rank(first, second) { second } else { first }
             }
         }
     }

@@ -129,6 +129,20 @@ fn the_one_that_answers_sooner_is_chosen() {
 }
 
 #[test]
+fn who_failed_last_loses_for_a_second_where_load_alone_decides() {
+    let set = endpoints_of_weights(&[1, 1, 1], PolicyName::LeastRequest);
+    let first = &set.members()[0];
+    let has_its_share = |now| (share(&set, 0, now) - 1.0 / 3.0).abs() < 0.02;
+    first.report_outcome(true, || 1_600);
+    assert!(share(&set, 0, 1_600 + 1_023) == 0.0 && has_its_share(1_600 + 1_024));
+    first.report_outcome(true, || 3_000);
+    first.report_outcome(false, || 3_001);
+    assert!(has_its_share(3_002), "a good answer brings it back at once");
+    set.members().iter().for_each(|member| member.report_outcome(true, || 4_000));
+    assert!(has_its_share(4_001), "all fail");
+}
+
+#[test]
 fn one_that_has_not_answered_yet_gets_one_request_and_no_flood() {
     for policy in [PolicyName::PeakEwma, PolicyName::Prequal] {
         let set = endpoints_of_weights(&[1, 1], policy);

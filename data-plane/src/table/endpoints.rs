@@ -42,6 +42,7 @@ use self::seen::Seen;
 pub use self::{in_flight::InFlight, set::EndpointSet};
 use super::{
     cooldown::Cooldown,
+    failing::Failing,
     latency::{Latency, Outcome},
     since::Since,
 };
@@ -67,6 +68,7 @@ struct Hot {
     draining: AtomicBool,
     seen: Seen,
     cooldown: Cooldown,
+    failing: Failing,
     /// Written only where the set's policy needs it.
     latency: Latency,
     /// Looked at only where the service's policy asks for it.
@@ -281,6 +283,20 @@ impl EndpointState {
     /// How many microseconds an answer is expected to take.
     pub(crate) fn latency_at(&self, now: Duration) -> Option<f32> {
         self.hot.latency.expected(now)
+    }
+
+    /// Says whether it failed when it last answered, or did not answer. `now` is in milliseconds of a steady clock.
+    pub fn report_outcome(&self, failed: bool, now: impl FnOnce() -> u64) {
+        if failed {
+            self.hot.failing.failed(now());
+        } else {
+            self.hot.failing.answered();
+        }
+    }
+
+    /// Whether it failed when it last answered, less than a second ago.
+    pub(crate) fn is_failing(&self, now: impl FnOnce() -> u64) -> bool {
+        self.hot.failing.is_on(now)
     }
 
     /// What is in flight through this very value, for balancing.

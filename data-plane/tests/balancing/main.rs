@@ -61,7 +61,7 @@ fn a_slow_instance_costs_little_even_where_it_keeps_up() {
 #[test]
 fn errors_that_come_fast_attract_nobody() {
     let models = ten(Model { mean: Duration::from_millis(1), fails: true, ..Model::default() });
-    for kind in [BalancerKind::PeakEwma, BalancerKind::Prequal] {
+    for kind in [BalancerKind::LeastRequest, BalancerKind::PeakEwma, BalancerKind::Prequal] {
         let report = run(&models, &of(kind), HALF, 1);
         let share = report.share(0);
         assert!(share < 0.02, "{kind:?}: it fails and gets {share}");

@@ -173,6 +173,8 @@ pub(crate) fn run(models: &[Model], policy: &Policy, load: Load, seed: u64) -> R
                 if set.measures_latency() {
                     set.members()[at].report_latency_at(took, outcome, clock(now));
                 }
+                let millis = u64::try_from(clock(now).as_millis()).expect("it fits");
+                set.members()[at].report_outcome(models[at].fails, || millis);
                 report.errors += usize::from(models[at].fails);
                 report.took.push(took);
                 at

@@ -8,7 +8,7 @@
 
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{EndpointState, IN_FLIGHT};
+use super::{EndpointState, IN_FLIGHT, now};
 
 /// There was a good answer.
 const ANSWERED: u32 = 1 << 31;
@@ -52,6 +52,7 @@ pub(crate) struct News {
 impl EndpointState {
     /// Says whether a request that came to an end here, or to its answer's head, has failed.
     pub(crate) fn note_answer(&self, failed: bool) {
+        self.report_outcome(failed, now);
         if failed {
             self.hot.seen.failed();
         } else {
