@@ -9,6 +9,8 @@
 //!
 //! Deliberately absent: framing (`Content-Length`, chunks), which is written from the body that there is.
 
+use std::time::Duration;
+
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
@@ -20,6 +22,7 @@ use http::{
 const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const GRPC_TIMEOUT: HeaderName = HeaderName::from_static("grpc-timeout");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const HTTP: HeaderValue = HeaderValue::from_static("http");
 const HTTPS: HeaderValue = HeaderValue::from_static("https");
@@ -195,6 +198,25 @@ pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
     tokens(headers, &KEEP_ALIVE).find_map(|token| {
         let (name, value) = token.split_once('=')?;
         if is(name.trim(), "timeout") { value.trim().parse().ok() } else { None }
+    })
+}
+
+/// How long a gRPC call may take by what its client says ("gRPC over HTTP2", `Timeout`).
+pub(crate) fn grpc_timeout(headers: &HeaderMap) -> Option<Duration> {
+    let text = headers.get(&GRPC_TIMEOUT)?.to_str().ok()?;
+    let (amount, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    if amount.len() > 8 || !amount.bytes().all(|byte| byte.is_ascii_digit()) {
+        return None;
+    }
+    let amount = amount.parse::<u64>().ok()?;
+    Some(match unit {
+        "H" => Duration::from_secs(amount * 3600),
+        "M" => Duration::from_secs(amount * 60),
+        "S" => Duration::from_secs(amount),
+        "m" => Duration::from_millis(amount),
+        "u" => Duration::from_micros(amount),
+        "n" => Duration::from_nanos(amount),
+        _ => return None,
     })
 }
 

@@ -8,11 +8,11 @@
 mod exchange;
 mod hedge;
 mod observed;
+mod unanswered;
 
 use std::{rc::Rc, sync::Arc, time::Duration};
 
-use tokio::time::{Instant, sleep, timeout, timeout_at};
-use waypost_proto::reason::Reason;
+use tokio::time::{Instant, sleep, timeout_at};
 
 use self::observed::{Admitted, Observed};
 use super::{answered::Answered, draft::Draft, retry::Failure};
@@ -20,7 +20,7 @@ use crate::{
     answer::Answer,
     rule::{Limits, NO_LIMIT, Retry, Rule},
     serve::Worker,
-    table::{EndpointId, EndpointState, InFlight, NoRetry, Place, Refusal, Target, Traffic},
+    table::{EndpointId, EndpointState, InFlight, NoRetry, Place, Target, Traffic},
 };
 
 /// The attempts for one request.
@@ -32,6 +32,8 @@ pub(super) struct Attempts<'a> {
     began: std::time::Instant,
     /// What the rule says, or else the service's policy.
     limits: Limits,
+    /// When the client is told that there is no answer, by the same.
+    deadline: Option<Instant>,
     /// Whether either says when to try again.
     has_retry: bool,
     /// Who is asked first.
@@ -41,6 +43,10 @@ pub(super) struct Attempts<'a> {
     tried: Vec<EndpointId>,
     made: usize,
     last: Option<Failure>,
+    /// What another try is to be paid for, until one is made.
+    owed: Option<Owed>,
+    /// An answer upon which to try again, until the next try has begun: better than none.
+    spare: Option<Box<Answered>>,
     /// The endpoint that closed the connection, or reset or refused the request, last of all.
     closed_by: Option<Arc<EndpointState>>,
     /// Who is asked again, over HTTP/1.1 with a new connection.
@@ -53,6 +59,15 @@ pub(super) struct Attempts<'a> {
     hedge_after: Option<Duration>,
     /// Whether it is for a copy of a request, whose answer nobody waits for.
     is_copy: bool,
+}
+
+/// What the last attempt has come to, as far as it says what the next one costs.
+#[derive(Clone, Copy)]
+struct Owed {
+    /// Whether no instance has seen the request, or none has looked at it.
+    is_free: bool,
+    /// Whether the attempt went over a connection that was there before.
+    reused: bool,
 }
 
 /// An attempt that brought no answer.
@@ -71,12 +86,15 @@ impl<'a> Attempts<'a> {
             rule: None,
             began,
             limits: Limits::default(),
+            deadline: None,
             has_retry: false,
             preferred: None,
             key: None,
             tried: Vec::new(),
             made: 0,
             last: None,
+            owed: None,
+            spare: None,
             closed_by: None,
             back_to: None,
             retrying: None,
@@ -88,7 +106,8 @@ impl<'a> Attempts<'a> {
 
     /// The same by a rule of a declared route.
     pub(super) fn by(self, rule: &'a Rule) -> Self {
-        Self { rule: Some(rule), limits: rule.limits, ..self }
+        let deadline = rule.limits.request.map(|limit| Instant::from_std(self.began) + limit);
+        Self { rule: Some(rule), limits: rule.limits, deadline, ..self }
     }
 
     /// The same for a copy, whose answer nobody waits for.
@@ -143,14 +162,8 @@ impl<'a> Attempts<'a> {
         }
         let limit = traffic.limits.request.filter(|_| !has_own);
         let deadline = limit.map(|limit| Instant::from_std(self.began) + limit);
-        let outcome = match deadline {
-            None => self.tries(target, draft).await,
-            Some(deadline) => match timeout_at(deadline, self.tries(target, draft)).await {
-                Ok(outcome) => outcome,
-                Err(_) => return Some(Err(late(target, limit.unwrap_or_default()))),
-            },
-        };
-        let mut outcome = outcome?;
+        self.deadline = self.deadline.or(deadline);
+        let mut outcome = self.tries(target, draft).await?;
         if let Ok(answered) = &mut outcome {
             if let Some(deadline) = deadline {
                 answered.expire_at(deadline);
@@ -167,13 +180,32 @@ impl<'a> Attempts<'a> {
         let retry = retry.or_else(|| target.service.traffic()?.retry.as_ref());
         self.has_retry = retry.is_some();
         let most = retry.and_then(|retry| retry.attempts).unwrap_or(self.worker.config.retries);
-        let is_plain = self.limits.attempt.is_none() && self.hedge_after.is_none();
         loop {
-            let admitted = match Admitted::ask(target) {
+            if let Some(owed) = self.owed.take() {
+                // Nobody pays for a try that cannot be made.
+                if self.back_to.is_none() && !target.endpoints.has_open(&self.tried) {
+                    self.owed = Some(owed);
+                    return None;
+                }
+                if let Err(why) = self.pay(owed, target) {
+                    self.worker.metrics.retry_refused();
+                    return Some(self.not_again(why, target));
+                }
+                if let Some(retry) = retry
+                    && !Box::pin(self.pause(retry)).await
+                {
+                    return Some(self.out_of_time(target));
+                }
+            }
+            let uploads = draft.body().is_some_and(|body| !body.is_complete());
+            let admitted = match Admitted::ask(target, uploads) {
                 Ok(admitted) => admitted,
-                Err(refusal) => return Some(Err(self.refused(refusal, target))),
+                Err(refusal) => return Some(self.refused(refusal, target)),
             };
             let (in_flight, fresh) = self.pick(target)?;
+            if let Some(spare) = self.spare.take() {
+                spare.discard(self.worker);
+            }
             let observed = Observed::begin(target, &in_flight, admitted);
             if self.made > 0 {
                 self.worker.metrics.retried();
@@ -181,48 +213,52 @@ impl<'a> Attempts<'a> {
             self.made += 1;
             let last = self.made > most;
             draft.keep((retry.is_some() || self.hedge_after.is_some()) && !last);
-            let (attempted, observed) = if is_plain {
-                (self.attempt(in_flight, fresh, target, draft).await, observed)
-            } else {
-                // Boxed, so that it does not make every other request's future larger.
-                Box::pin(self.attempt_hedged(in_flight, fresh, target, draft, observed)).await
-            };
+            let is_plain = self.limits.attempt.is_none() && self.deadline.is_none();
+            let (attempted, observed) =
+                if is_plain && self.hedge_after.is_none() && !observed.waits_for_body() {
+                    (self.attempt(in_flight, fresh, target, draft).await, observed)
+                } else {
+                    // Boxed, so that it does not make every other request's future larger.
+                    Box::pin(self.attempt_hedged(in_flight, fresh, target, draft, observed)).await
+                };
             observed.ended(&attempted, target, &self.worker.metrics);
-            let attempted =
-                attempted.and_then(|answered| self.refuse(answered, retry.filter(|_| !last), draft));
-            let Failed { failure, endpoint, reused } = match attempted {
-                Ok(mut answered) => {
-                    if let Some(place) = self.retrying.take() {
-                        answered.hold(place);
-                    }
-                    return Some(Ok(answered));
+            match attempted {
+                Ok(answered) if self.is_wanted(&answered, retry.filter(|_| !last), draft) => {
+                    return Some(Ok(self.accept(answered)));
                 }
-                Err(failed) => failed,
-            };
-            if last || !draft.may_send_again(&failure) {
-                return Some(Err(failure.answer(target.service.key())));
-            }
-            self.tried.push(endpoint.id());
-            if let Err(why) = self.again(&failure, reused, target) {
-                self.worker.metrics.retry_refused();
-                return Some(Err(failure.answer(target.service.key()).explained(&not_again(why))));
-            }
-            self.closed_by = failure.is_of_the_connection().then_some(endpoint);
-            self.last = Some(failure);
-            if let Some(retry) = retry {
-                Box::pin(self.pause(retry)).await;
+                Ok(answered) => {
+                    self.last = Some(Failure::Unwanted(answered.status()));
+                    self.owed = Some(Owed { is_free: false, reused: false });
+                    self.closed_by = None;
+                    self.tried.push(answered.in_flight().endpoint().id());
+                    self.spare = Some(Box::new(answered));
+                }
+                Err(_) if self.is_late() => return Some(self.out_of_time(target)),
+                Err(Failed { failure, .. }) if last || !draft.may_send_again(&failure) => {
+                    return Some(Err(failure.answer(target.service.key())));
+                }
+                Err(Failed { failure, endpoint, reused }) => {
+                    self.tried.push(endpoint.id());
+                    self.owed = Some(Owed { is_free: self.is_free(&failure), reused });
+                    self.closed_by = failure.is_of_the_connection().then_some(endpoint);
+                    self.last = Some(failure);
+                }
             }
         }
     }
 
-    /// Asks for another try. It costs nothing where no instance has seen the request, and once where one has refused it
-    /// without a look, as what is sent then is the first that counts (gRFC A6, "transparent retries"): so the end of an
-    /// instance costs no client an error, however many requests it meets. Where all other instances cool down it does
-    /// cost, since every request would be a storm of connections.
-    fn again(&mut self, failure: &Failure, reused: bool, target: &Target<'_>) -> Result<(), NoRetry> {
-        let is_free = failure.was_never_sent()
-            || matches!(failure, Failure::Refused) && !std::mem::replace(&mut self.was_refused, true);
-        if is_free && (reused || target.endpoints.has_ready(&self.tried)) {
+    /// Whether another try costs nothing: no instance has seen the request, or one has refused it without a look, for the
+    /// first time, as what is sent then is the first that counts (gRFC A6, "transparent retries"). So the end of an
+    /// instance costs no client an error, however many requests it meets.
+    fn is_free(&mut self, failure: &Failure) -> bool {
+        failure.was_never_sent()
+            || matches!(failure, Failure::Refused) && !std::mem::replace(&mut self.was_refused, true)
+    }
+
+    /// Pays for another try. Where all other instances cool down even what is free costs, since every request would be a
+    /// storm of connections.
+    fn pay(&mut self, owed: Owed, target: &Target<'_>) -> Result<(), NoRetry> {
+        if owed.is_free && (owed.reused || target.endpoints.has_ready(&self.tried)) {
             target.service.note_free_retry();
             return Ok(());
         }
@@ -232,24 +268,18 @@ impl<'a> Attempts<'a> {
         Ok(())
     }
 
-    /// Why there is no answer when no instance is left.
-    pub(super) fn exhausted(&self, target: &Target<'_>) -> Answer {
-        let service = target.service.key();
-        if let Some(failure) = &self.last {
-            return failure.answer(service);
+    /// Whether an answer is the client's: it is not one upon which `retry` says to try again, or that cannot be.
+    fn is_wanted(&self, answered: &Answered, retry: Option<&Retry>, draft: &Draft) -> bool {
+        let status = answered.status();
+        let unwanted = retry.is_some_and(|retry| retry.is_for(status));
+        !unwanted || !draft.may_send_again(&Failure::Unwanted(status))
+    }
+
+    fn accept(&mut self, mut answered: Answered) -> Answered {
+        if let Some(place) = self.retrying.take() {
+            answered.hold(place);
         }
-        if let Some(most) = target.endpoints.is_full_at(&self.tried) {
-            let detail = format!(
-                "every instance of service {service} that takes traffic has {most} requests under way, which is all that its \
-                 policy allows (circuitBreaker.maxRequestsPerInstance); try again"
-            );
-            return Answer::new(Reason::Overloaded, detail);
-        }
-        let detail = format!(
-            "service {service} has no instance that takes traffic; `waypost instances {service}` says in which state they \
-             are"
-        );
-        Answer::new(Reason::NoHealthyInstance, detail)
+        answered
     }
 
     /// Lets instances be tried again: all, where it was declared how often to try, and else the one that closed the
@@ -265,51 +295,6 @@ impl<'a> Attempts<'a> {
         forgets || self.back_to.is_some()
     }
 
-    /// Why nothing is sent to a service that its policy protects.
-    fn refused(&self, refusal: Refusal, target: &Target<'_>) -> Answer {
-        let service = target.service.key();
-        // Where there was a try, what became of it says more.
-        if let Some(failure) = &self.last {
-            return failure.answer(service);
-        }
-        match refusal {
-            Refusal::Open(lasts) => Answer::new(
-                Reason::CircuitOpen,
-                format!(
-                    "too many requests to service {service} failed, so none is sent for another {lasts:?} (its policy's \
-                     circuitBreaker); then one request tries"
-                ),
-            ),
-            Refusal::Full(most) => Answer::new(
-                Reason::Overloaded,
-                format!(
-                    "{most} requests to service {service} are under way, which is all that its policy allows \
-                     (circuitBreaker.maxRequests); try again"
-                ),
-            ),
-            Refusal::Slow(limit) => Answer::new(
-                Reason::Overloaded,
-                format!(
-                    "{limit} requests wait for service {service}, and with more of them all would wait for longer (its \
-                     policy's adaptiveConcurrency: the limit is {limit} now); try again"
-                ),
-            ),
-        }
-    }
-
-    /// Passes an answer on, unless it was declared to try again upon such, and `retry` is there.
-    fn refuse(&self, answered: Answered, retry: Option<&Retry>, draft: &Draft) -> Result<Answered, Failed> {
-        let status = answered.status();
-        let failure = Failure::Unwanted(status);
-        let unwanted = retry.is_some_and(|retry| retry.is_for(status)) && draft.may_send_again(&failure);
-        if !unwanted {
-            return Ok(answered);
-        }
-        let failed = Failed::of(failure, answered.in_flight(), false);
-        answered.discard(self.worker);
-        Err(failed)
-    }
-
     fn pick(&mut self, target: &Target<'_>) -> Option<(InFlight, bool)> {
         let preferred = self.preferred.take();
         if let Some(begun) = preferred.and_then(|preferred| target.endpoints.begin_at(&preferred)) {
@@ -323,7 +308,7 @@ impl<'a> Attempts<'a> {
         picked.map(|in_flight| (in_flight, false))
     }
 
-    /// An attempt within the limit that was declared, if one was.
+    /// An attempt within the limits that were declared, if any were.
     async fn attempt_within(
         &self,
         in_flight: InFlight,
@@ -331,51 +316,44 @@ impl<'a> Attempts<'a> {
         target: &Target<'_>,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
-        let Some(limit) = self.limits.attempt else {
+        let own = self.limits.attempt.map(|limit| Instant::now() + limit);
+        let Some(until) = own.into_iter().chain(self.deadline).min() else {
             return self.attempt(in_flight, fresh, target, draft).await;
         };
         let endpoint = Arc::clone(in_flight.endpoint());
-        let attempted = timeout(limit, self.attempt(in_flight, fresh, target, draft)).await;
+        let attempted = timeout_at(until, self.attempt(in_flight, fresh, target, draft)).await;
         attempted.unwrap_or_else(|_| {
-            let failure = if self.has_retry { Failure::Late } else { Failure::Timeout };
+            let waits_for_client = draft.body().is_some_and(|body| body.waits_for_client());
+            let failure = match (waits_for_client, self.has_retry && own == Some(until)) {
+                (true, _) => Failure::Uploading,
+                (false, true) => Failure::Late,
+                (false, false) => Failure::Timeout,
+            };
             Err(Failed { failure, endpoint, reused: false })
         })
     }
 
-    async fn pause(&self, retry: &Retry) {
+    /// Whether there is time for another try, after a pause.
+    async fn pause(&self, retry: &Retry) -> bool {
         let pause = retry.pause(self.made, || self.worker.rng.borrow_mut().f64());
+        if self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
+            return false;
+        }
         if !pause.is_zero() {
             sleep(pause).await;
         }
+        true
+    }
+
+    /// Whether the client is to be told that there is no answer.
+    fn is_late(&self) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
     }
 
     /// How long the answer's head may take from when the request has been sent.
     fn response_limit(&self) -> Duration {
         if self.limits.are_declared { NO_LIMIT } else { self.worker.config.timeouts.response }
     }
-}
-
-/// Why a request that may be sent again is not.
-fn not_again(why: NoRetry) -> String {
-    match why {
-        NoRetry::Budget => {
-            "it was not sent again, as too many requests to this service were lately (its retry budget)"
-                .to_owned()
-        }
-        NoRetry::Full(most) => format!(
-            "it was not sent again, as {most} retries to this service are under way, which is all that its policy allows \
-             (circuitBreaker.maxRetries)"
-        ),
-    }
-}
-
-/// What is said when a service's policy gives a request no more time.
-fn late(target: &Target<'_>, limit: Duration) -> Answer {
-    let service = target.service.key();
-    let detail = format!(
-        "there was no answer within {limit:?}, which is all that the policy of service {service} gives a request"
-    );
-    Answer::new(Reason::UpstreamTimeout, detail)
 }
 
 impl Failed {

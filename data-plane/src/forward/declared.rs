@@ -10,7 +10,7 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header::LOCATION};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::Instant;
 use waypost_proto::reason::Reason;
 
 use super::{Reply, attempt::Attempts, draft::Draft, mirror};
@@ -53,12 +53,9 @@ impl<'a> Taken<'a> {
 
     /// Answers it within the time that the rule gives a request.
     async fn timed(&self, draft: &mut Draft, attempts: Attempts<'a>) -> Result<Reply, Answer> {
-        let Some(limit) = self.rule.limits.request else { return self.answer(draft, attempts).await };
-        let deadline = Instant::from_std(self.scope.began()) + limit;
-        let answered = timeout_at(deadline, self.answer(draft, attempts)).await;
-        let mut answered = answered.unwrap_or_else(|_| Err(self.late()));
-        if let Ok(Reply::Instance(answered)) = &mut answered {
-            answered.expire_at(deadline);
+        let mut answered = self.answer(draft, attempts).await;
+        if let (Some(limit), Ok(Reply::Instance(answered))) = (self.rule.limits.request, &mut answered) {
+            answered.expire_at(Instant::from_std(self.scope.began()) + limit);
         }
         answered
     }
@@ -107,29 +104,33 @@ impl<'a> Taken<'a> {
         mirror::send(&self.scope.worker, &self.rule.filters.mirrors, draft);
         mirror::send(&self.scope.worker, &backend.filters.mirrors, draft);
         let (mut known, mut held) = (std::ptr::from_ref(self.table), None);
-        loop {
+        let outcome = loop {
             if let Some(outcome) = attempts.run(&target, draft).await {
-                let mut answered = outcome?;
-                self.change_response(Some(backend), answered.headers_mut());
-                if let (Some(session), Some(visit)) = (&self.rule.session, &visit) {
-                    let tls = self.scope.client.tls().is_some();
-                    let (instance, headers) = answered.instance_and_headers();
-                    session.write(visit, reference, instance, tls, headers);
-                }
-                return Ok(Reply::Instance(answered));
+                break outcome;
             }
             // Nothing is left in the table that the request began with; there may be in the one of now.
-            let exhausted = attempts.exhausted(&target);
-            let Some(current) = self.scope.worker.table() else { return Err(exhausted) };
-            if std::ptr::eq(known, &raw const **current) {
+            let nobody = attempts.nobody_left(&target);
+            let current = self.scope.worker.table();
+            let Some(current) = current.filter(|current| !std::ptr::eq(known, &raw const ***current)) else {
                 if attempts.go_back() {
                     continue;
                 }
-                return Err(exhausted);
-            }
+                break attempts.spare_or(nobody);
+            };
             known = &raw const **current;
-            target = self.target(held.insert(current), reference).ok_or(exhausted)?;
+            match self.target(held.insert(current), reference) {
+                Some(found) => target = found,
+                None => break attempts.spare_or(nobody),
+            }
+        };
+        let mut answered = outcome?;
+        self.change_response(Some(backend), answered.headers_mut());
+        if let (Some(session), Some(visit)) = (&self.rule.session, &visit) {
+            let tls = self.scope.client.tls().is_some();
+            let (instance, headers) = answered.instance_and_headers();
+            session.write(visit, reference, instance, tls, headers);
         }
+        Ok(Reply::Instance(answered))
     }
 
     /// The backend that the client was sent to before, or else the one whose turn it is. A backend that has lost its
@@ -215,13 +216,6 @@ impl<'a> Taken<'a> {
         response.headers_mut().insert(LOCATION, location);
         self.change_response(backend, response.headers_mut());
         Ok(Reply::Own(response))
-    }
-
-    fn late(&self) -> Answer {
-        let (route, limit) = (&self.rule.route_id, self.rule.limits.request.unwrap_or_default());
-        let detail =
-            format!("there was no answer within {limit:?}, which is all that {route} gives a request");
-        Answer::new(Reason::UpstreamTimeout, detail)
     }
 
     fn target<'t>(&'t self, table: &'t Table, reference: &BackendRef) -> Option<Target<'t>> {

@@ -97,7 +97,7 @@ async fn forward(scope: &RequestScope, request: Request<ClientBody>) -> Result<R
             if attempts.go_back() {
                 continue;
             }
-            return Err(attempts.exhausted(&target));
+            return attempts.spare_or(attempts.nobody_left(&target)).map(Reply::Instance);
         }
         table = current;
     }

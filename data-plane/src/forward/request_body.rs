@@ -145,6 +145,11 @@ impl BodySource {
         }
     }
 
+    /// Whether an instance would take more of it than the client has sent.
+    pub(super) fn waits_for_client(&self) -> bool {
+        !self.is_complete() && self.idle.borrow().is_waiting()
+    }
+
     /// Why it ended early, if it did.
     pub(super) fn failure(&self) -> Option<BodyFailure> {
         self.failure.get()
@@ -211,7 +216,7 @@ impl BodySource {
     fn complete(&self) {
         self.progress.set(Progress::Complete);
         self.copies.end();
-        self.completed.notify_one();
+        self.completed.notify_waiters();
     }
 
     fn fail(&self, failure: BodyFailure) -> BodyFailure {

@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Refused,
     /// The connection ended before there was an answer.
     Closed,
+    /// The instance ended the HTTP/2 stream, or its connection, with an error; or this end did, upon what it sent.
+    Reset(h2::Reason),
     /// What came is not HTTP, or not an answer to this request.
     Protocol(String),
     /// No answer came in time.
@@ -34,6 +36,8 @@ pub(super) enum Failure {
     Late,
     /// The answer is one upon which the route says to try again.
     Unwanted(StatusCode),
+    /// No answer came in time, and the instance waited for the client's body.
+    Uploading,
     /// The client's own body ended early.
     Client(BodyFailure),
 }
@@ -52,9 +56,11 @@ impl Failure {
     pub(super) fn may_retry(&self, replay: Replay) -> bool {
         match self {
             Self::Connect(_) | Self::Unsent | Self::Refused => !replay.body_begun,
-            Self::Closed | Self::Late | Self::Unwanted(_) => replay.idempotent && !replay.body_begun,
+            Self::Closed | Self::Reset(_) | Self::Late | Self::Unwanted(_) => {
+                replay.idempotent && !replay.body_begun
+            }
             // It may be at work, or is answered; asking again would make it worse.
-            Self::Full(_) | Self::Protocol(_) | Self::Timeout | Self::Client(_) => false,
+            Self::Full(_) | Self::Protocol(_) | Self::Timeout | Self::Uploading | Self::Client(_) => false,
         }
     }
 
@@ -65,14 +71,14 @@ impl Failure {
 
     /// Whether the connection was closed, or the stream, which says nothing of the next one.
     pub(super) fn is_of_the_connection(&self) -> bool {
-        matches!(self, Self::Unsent | Self::Refused | Self::Closed)
+        matches!(self, Self::Unsent | Self::Refused | Self::Closed | Self::Reset(_))
     }
 
     /// Whether it speaks of the server, and not of the client or of a connection that had been idle for too long
     /// (`reused`: it was there before).
     pub(super) fn is_the_servers(&self, reused: bool) -> bool {
         match self {
-            Self::Full(_) | Self::Unsent | Self::Refused | Self::Client(_) => false,
+            Self::Full(_) | Self::Unsent | Self::Refused | Self::Uploading | Self::Client(_) => false,
             Self::Closed => !reused,
             _ => true,
         }
@@ -116,6 +122,13 @@ impl Failure {
                 Reason::UpstreamProtocol,
                 format!("the answer of an instance of service {service} is not to be understood: {what}"),
             ),
+            Self::Reset(reason) => (
+                Reason::UpstreamClosed,
+                format!(
+                    "the request to an instance of service {service} was reset before it was answered (HTTP/2: {reason}); \
+                     whether it has acted on the request is not known"
+                ),
+            ),
             Self::Timeout => (
                 Reason::UpstreamTimeout,
                 format!("an instance of service {service} did not answer in time; it may still be at work"),
@@ -130,6 +143,13 @@ impl Failure {
                 Reason::NoHealthyInstance,
                 format!(
                     "an instance of service {service} answered with {status}, and none is left to be asked again"
+                ),
+            ),
+            Self::Uploading => (
+                Reason::UpstreamTimeout,
+                format!(
+                    "the client was still sending the request's body when the time that service {service} has for an answer \
+                     was over; send it faster, or give it more time"
                 ),
             ),
             Self::Client(BodyFailure::Broken) => {
@@ -159,11 +179,13 @@ mod tests {
             (Failure::Unsent, [true, true, false, false]),
             (Failure::Refused, [true, true, false, false]),
             (Failure::Closed, [true, false, false, false]),
+            (Failure::Reset(h2::Reason::INTERNAL_ERROR), [true, false, false, false]),
             (Failure::Late, [true, false, false, false]),
             (Failure::Unwanted(StatusCode::SERVICE_UNAVAILABLE), [true, false, false, false]),
             (Failure::Protocol(String::new()), [false; 4]),
             (Failure::Full(Full::Pending { most: 1 }), [false; 4]),
             (Failure::Timeout, [false; 4]),
+            (Failure::Uploading, [false; 4]),
             (Failure::Client(BodyFailure::Broken), [false; 4]),
         ] {
             let decided = [get, post, put_begun, post_begun].map(|replay| failure.may_retry(replay));

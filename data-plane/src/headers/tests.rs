@@ -230,3 +230,16 @@ fn a_keep_alive_without_a_time_says_nothing() {
     }
     assert_eq!(keep_alive_timeout(&fields(&[("keep-alive", "max=5, Timeout = 60")])), Some(60));
 }
+
+#[test]
+fn a_call_says_how_long_it_may_take() {
+    let limit = |value: &'static str| grpc_timeout(&fields(&[("grpc-timeout", value)]));
+    let millis = |value| limit(value).map(|limit| limit.as_millis());
+    assert_eq!(
+        ["2H", "3M", "4S", "5m", "6000u", "99999999n"].map(millis),
+        [7_200_000, 180_000, 4000, 5, 6, 99].map(Some)
+    );
+    for value in ["", "S", "5", "5 S", "-5S", "+5S", "5s", "123456789S", "5µ"] {
+        assert_eq!(limit(value), None, "{value}");
+    }
+}

@@ -2,6 +2,9 @@
 //! admitted to its answer's head, and beyond the limit there is none. What is counted makes windows, and what follows
 //! from a window is in [`gradient`].
 //!
+//! A request with a body has its turn from when all of that was sent: a client that sends slowly says nothing about load,
+//! and a few of them could hold all turns. It is refused, as others are, before anything is sent.
+//!
 //! A turn ends with the answer's head. Bodies and upgraded connections may last for hours and say nothing about load:
 //! if they held turns, a few of them could hold all.
 //!
@@ -103,18 +106,31 @@ impl Limiter {
     /// There is none; the limit.
     pub(super) fn enter(&self) -> Result<Turn<'_>, u32> {
         self.count_in()?;
-        Ok(Turn(Some((self, Instant::now()))))
+        Ok(Turn(Some((self, Some(Instant::now())))))
+    }
+
+    /// Asks for a turn that [begins](Turn::begin) later. It cannot be refused then, as the request was sent.
+    ///
+    /// # Errors
+    /// As things are now there is none; the limit.
+    pub(super) fn enter_later(&self) -> Result<Turn<'_>, u32> {
+        let limit = self.limit.load(Ordering::Relaxed);
+        let has_room = self.under_way.load(Ordering::Relaxed) < limit;
+        has_room.then_some(Turn(Some((self, None)))).ok_or(limit)
     }
 
     fn count_in(&self) -> Result<(), u32> {
         let limit = self.limit.load(Ordering::Relaxed);
         let one_more = |held: u32| (held < limit).then_some(held + 1);
         let held = self.under_way.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_more);
-        let held = held.map_err(|_| limit)? + 1;
+        self.note_held(held.map_err(|_| limit)? + 1);
+        Ok(())
+    }
+
+    fn note_held(&self, held: u32) {
         if held > self.most.load(Ordering::Relaxed) {
             self.most.fetch_max(held, Ordering::Relaxed);
         }
-        Ok(())
     }
 
     /// Ends a turn; `took`: what the answer took, where that says something.
@@ -182,27 +198,46 @@ impl fmt::Debug for Limiter {
 
 /// A request's turn, until its answer begins. Dropped without a word it was given up.
 #[derive(Debug, Default)]
-pub(crate) struct Turn<'a>(Option<(&'a Limiter, Instant)>);
+pub(crate) struct Turn<'a>(Option<(&'a Limiter, Option<Instant>)>);
 
 impl Turn<'_> {
+    /// Whether it is yet to begin.
+    pub(crate) fn is_due(&self) -> bool {
+        matches!(self.0, Some((_, None)))
+    }
+
+    /// The request waits for its answer from now on.
+    pub(crate) fn begin(&mut self) {
+        if let Some((limiter, begun @ None)) = &mut self.0 {
+            limiter.note_held(limiter.under_way.fetch_add(1, Ordering::Relaxed) + 1);
+            *begun = Some(Instant::now());
+        }
+    }
+
     /// There is an answer's head.
     pub(crate) fn answered(mut self, is_failure: impl FnOnce() -> bool) {
-        if let Some((limiter, begun)) = self.0.take() {
+        if let Some((limiter, begun)) = self.end() {
             limiter.count_out((!is_failure()).then(|| begun.elapsed()), now);
         }
     }
 
     /// There is none; `late`: nobody answered in time.
     pub(crate) fn failed(mut self, late: bool) {
-        if let Some((limiter, begun)) = self.0.take() {
+        if let Some((limiter, begun)) = self.end() {
             limiter.count_out(late.then(|| begun.elapsed()), now);
         }
+    }
+
+    /// Who counts it, and since when, if it has begun.
+    fn end(&mut self) -> Option<(&Limiter, Instant)> {
+        let (limiter, begun) = self.0.take()?;
+        Some((limiter, begun?))
     }
 }
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if let Some((limiter, begun)) = self.0.take() {
+        if let Some((limiter, begun)) = self.end() {
             let waited = begun.elapsed();
             limiter.count_out(limiter.is_late(waited).then_some(waited), now);
         }

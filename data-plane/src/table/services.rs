@@ -166,8 +166,11 @@ impl ServiceTable {
     }
 
     /// Asks for a place for one request until its answer begins, where the service's policy limits how many there are.
-    pub(crate) fn enter(&self) -> Result<Turn<'_>, Refusal> {
-        self.limiter.as_ref().map_or(Ok(Turn::default()), |limiter| limiter.enter().map_err(Refusal::Slow))
+    /// What `uploads` takes it when it [begins](Turn::begin) to wait for the answer.
+    pub(crate) fn enter(&self, uploads: bool) -> Result<Turn<'_>, Refusal> {
+        let Some(limiter) = &self.limiter else { return Ok(Turn::default()) };
+        let turn = if uploads { limiter.enter_later() } else { limiter.enter() };
+        turn.map_err(Refusal::Slow)
     }
 
     /// How many requests may wait for an answer now, and how many do, where that follows how long answers take.

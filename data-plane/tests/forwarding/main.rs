@@ -6,6 +6,7 @@
 
 mod balancing;
 mod basics;
+mod blame;
 mod bodies;
 mod check_load;
 mod declared;

@@ -14,6 +14,7 @@ use crate::{
         draft::Draft,
         retry::Failure,
     },
+    headers,
     http1::{ExchangeError, ExchangeLimits},
     pool::{ConnectError, SendError},
     table::{EndpointState, InFlight, Target},
@@ -95,6 +96,7 @@ impl Attempts<'_> {
         let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
         let (connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
+        let limit = self.response_limit().max(headers::grpc_timeout(draft.headers()).unwrap_or_default());
         let speaks_grpc = endpoint.protocol() == Protocol::Grpc || self.rule.is_some_and(|rule| rule.grpc);
         let web = if speaks_grpc { draft.make_grpc() } else { None };
         let request = draft.request(target.strip, endpoint.tls().is_some(), web.as_ref());
@@ -104,7 +106,7 @@ impl Attempts<'_> {
                 source.completed().await;
             }
         };
-        let sent = connection.send(request, dialled.permit, self.response_limit(), is_sent).await;
+        let sent = connection.send(request, dialled.permit, limit, is_sent).await;
         let response = sent.map_err(|error| Failed::of(classify(error, draft), &in_flight, reused))?;
         draft.answer_began(response.status());
         let (mut parts, body) = response.into_parts();
@@ -147,7 +149,10 @@ fn classify(error: SendError, draft: &mut Draft) -> Failure {
         SendError::Timeout => Failure::Timeout,
         SendError::Protocol(what) => Failure::Protocol(what.into()),
         SendError::Failed(error) if is_refusal(&error) => Failure::Refused,
-        SendError::Failed(_) => Failure::Closed,
+        SendError::Failed(error) => match error.reason() {
+            Some(reason) => Failure::Reset(reason),
+            None => Failure::Closed,
+        },
     }
 }
 

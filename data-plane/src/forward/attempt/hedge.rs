@@ -54,10 +54,12 @@ impl Attempts<'_> {
         fresh: bool,
         target: &Target<'t>,
         draft: &mut Draft,
-        observed: Observed<'t>,
+        mut observed: Observed<'t>,
     ) -> Ended<'t> {
         let Some((delay, mut copy)) = self.hedging(draft) else {
-            return (self.attempt_within(in_flight, fresh, target, draft).await, observed);
+            let body = draft.body().cloned();
+            let attempted = self.attempt_within(in_flight, fresh, target, draft);
+            return (observed.through(attempted, body).await, observed);
         };
         let worker = self.worker;
         let metrics = &worker.metrics;
@@ -119,16 +121,20 @@ impl Attempts<'_> {
     fn hedge<'t>(&self, target: &Target<'t>, asked: EndpointId) -> Option<Hedge<'t>> {
         let metrics = &self.worker.metrics;
         let refused = || metrics.hedge_refused();
-        let Ok(admitted) = Admitted::ask(target) else {
+        let Ok(admitted) = Admitted::ask(target, false) else {
             refused();
             return None;
         };
         let tried = [&self.tried[..], &[asked]].concat();
-        let in_flight = target.endpoints.pick_by(self.key, &tried, &mut self.worker.rng.borrow_mut())?;
+        if !target.endpoints.has_ready(&tried) {
+            return None;
+        }
+        // Before anybody is picked: a request that is not sent must not count as one that earns retries.
         let Ok(place) = target.service.retry() else {
             refused();
             return None;
         };
+        let in_flight = target.endpoints.pick_by(self.key, &tried, &mut self.worker.rng.borrow_mut())?;
         Some(Hedge { observed: Observed::begin(target, &in_flight, admitted), in_flight, place })
     }
 }

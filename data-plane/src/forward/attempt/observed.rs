@@ -2,11 +2,14 @@
 //!
 //! Deliberately absent: what each makes of it.
 
+use std::{pin::pin, rc::Rc};
+
 use super::{Failed, Target};
 use crate::{
     forward::{
         answered::Answered,
         measure::{Measure, is_failure},
+        request_body::BodySource,
         retry::Failure,
         watch::Watch,
     },
@@ -21,13 +24,14 @@ pub(super) struct Admitted<'a> {
 }
 
 impl<'a> Admitted<'a> {
-    /// Asks for it: for a turn first, as a breaker that is half open lets one request try, and that one must go.
+    /// Asks for it: for a turn first, as a breaker that is half open lets one request try, and that one must go. What
+    /// `uploads` has its turn from when all of it was sent: a client that sends slowly says nothing of the service.
     ///
     /// # Errors
     /// Why it may not.
-    pub(super) fn ask(target: &Target<'a>) -> Result<Self, Refusal> {
+    pub(super) fn ask(target: &Target<'a>, uploads: bool) -> Result<Self, Refusal> {
         let service = target.service;
-        let turn = service.enter()?;
+        let turn = service.enter(uploads)?;
         Ok(Self { turn, by_breaker: service.admit()? })
     }
 }
@@ -42,6 +46,27 @@ pub(super) struct Observed<'a> {
 impl<'a> Observed<'a> {
     pub(super) fn begin(target: &Target<'a>, in_flight: &InFlight, admitted: Admitted<'a>) -> Self {
         Self { measure: Measure::begin(target, in_flight), watch: Watch::begin(target), admitted }
+    }
+
+    /// Whether it has no turn yet.
+    pub(super) fn waits_for_body(&self) -> bool {
+        self.admitted.turn.is_due()
+    }
+
+    /// Waits for the attempt, which sends `body`, and begins its turn when all of that was sent.
+    pub(super) async fn through<T>(
+        &mut self,
+        attempt: impl Future<Output = T>,
+        body: Option<Rc<BodySource>>,
+    ) -> T {
+        let Some(body) = body.filter(|_| self.waits_for_body()) else { return attempt.await };
+        let mut attempt = pin!(attempt);
+        tokio::select! {
+            biased;
+            attempted = attempt.as_mut() => return attempted,
+            () = body.completed() => self.admitted.turn.begin(),
+        }
+        attempt.await
     }
 
     /// Says what has become of it.

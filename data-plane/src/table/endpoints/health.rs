@@ -97,6 +97,15 @@ impl EndpointSet {
         })
     }
 
+    /// Whether a pick would find somebody, who may cool down.
+    pub(crate) fn has_open(&self, tried: &[EndpointId]) -> bool {
+        let guard = self.guard(&now);
+        let is_open = |member: &Arc<EndpointState>| {
+            !member.is_draining() && !tried.contains(&member.id()) && guard.lets(member)
+        };
+        self.members.iter().any(is_open)
+    }
+
     /// Whether so few members are well that those that are not take requests too.
     pub fn panics(&self) -> bool {
         let is_passed_over =

@@ -7,16 +7,20 @@ use std::{
 };
 
 use futures_util::future::join_all;
-use tokio::net::{TcpSocket, TcpStream};
+use tokio::{
+    net::{TcpSocket, TcpStream},
+    time::sleep,
+};
 use waypost_proto::{
     instance::Protocol,
-    v1::{TrafficEntry, TrafficRetry},
+    time::wire_duration,
+    v1::{Hedging, TrafficEntry, TrafficRetry},
 };
 
 use super::{Counts, Got, Speaks, ask, calm, frames::*};
 use crate::{
     http2::Http2Instance,
-    policy::{UNAVAILABLE, policy, retry},
+    policy::{OK, UNAVAILABLE, policy, retry},
     support::{Instance, Proxy, nobody, soon},
 };
 
@@ -183,4 +187,42 @@ async fn a_post_without_a_body_that_was_refused_is_sent_again() {
     }
     assert!(counts.requests.load(Ordering::SeqCst) >= 1, "the other one was asked");
     assert_eq!(answering.requests.load(Ordering::SeqCst), 6, "each is answered once");
+}
+
+/// An instance that takes a while for each request.
+async fn slow(counts: Counts) -> Instance {
+    Instance::start(move |mut wire, _| {
+        let counts = counts.clone();
+        async move {
+            while wire.request().await.is_some() {
+                counts.request();
+                sleep(Duration::from_millis(20)).await;
+                if wire.try_send(OK).await.is_none() {
+                    return;
+                }
+            }
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn a_service_that_is_slow_as_a_whole_gets_a_fifth_more_requests_by_hedging() {
+    const CLIENTS: usize = 10;
+    const EACH: usize = 60;
+    let counts = Counts::default();
+    let instances = [slow(counts.clone()).await, slow(counts.clone()).await];
+    let mut proxy = Proxy::new(calm(), &instances.each_ref().map(|instance| instance.address));
+    let hedging = Hedging { delay: Some(wire_duration(Duration::from_millis(1))) };
+    proxy.declare(policy(TrafficEntry { hedging: Some(hedging), ..budget(Some(20), Some(0)) }));
+    let ask = |_| async {
+        let mut client = proxy.client().await;
+        for _ in 0..EACH {
+            assert_eq!(client.get("a", "/api/").await.expect("an answer").status, 200);
+        }
+    };
+    join_all((0..CLIENTS).map(ask)).await;
+    let (requests, sent) = (CLIENTS * EACH, counts.requests.load(Ordering::SeqCst));
+    assert!(sent <= requests + requests / 5, "{sent} for {requests}");
+    assert!(sent > requests, "{sent} for {requests}: none was sent twice");
 }
