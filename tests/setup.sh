@@ -114,18 +114,25 @@ if ! pkg-config --exists openssl && ! install libssl-dev; then
     say "or do without Consul: cargo build --workspace --no-default-features --features redis,etcd"
     exit 1
 fi
+here=$(dirname "$0")
+target=${CARGO_TARGET_DIR:-$here/../target}
+# On a full disk a build ends in the middle, with errors that bury the reason.
+if [ ! -d "$target/debug/deps" ]; then
+    mkdir -p "$target"
+    free=$(df -Pk "$target" | awk 'NR == 2 { print int($4 / 1024 / 1024) }')
+    [ "${free:-8}" -ge 8 ] ||
+        say "$free GiB are free where $target is, which may be too few for a build: make room, or set CARGO_TARGET_DIR"
+fi
 case ${1:-} in
     --servers)
         # Debian starts servers when it installs them; the tests start their own, on ports of their own.
         ensure redis-server redis-sentinel redis-cli || say "the tests of the Redis store are left out"
         ensure etcd etcdctl || say "the tests of the etcd store are left out"
-        "$(dirname "$0")/install-consul.sh" || say "the tests of the Consul store are left out"
-        "$(dirname "$0")/python-env.sh" || say "the tests of the store plugin are left out"
+        "$here/install-consul.sh" || say "the tests of the Consul store are left out"
+        "$here/python-env.sh" || say "the tests of the store plugin are left out"
         # Chromium without its user interface: a fifth less to download, and with all of its network code.
         has_browser || install chromium-headless-shell || say "the tests with a browser are left out"
         ensure nginx nghttp h2load || say "the tests with other people's clients leave out those that are missing"
-        target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
-        here=$(dirname "$0")
         "$here/install-h2spec.sh" "$target/h2spec" || say "the test with h2spec is left out"
         "$here/python-env.sh" "$target/clients-env" "$here/tests/gateway/clients/requirements.txt" ||
             say "the tests with Python's clients are left out"
@@ -138,8 +145,7 @@ case ${1:-} in
         ;;
     --bench)
         ensure nginx haproxy wrk h2load || say "the benchmark leaves out the peers that are missing"
-        target=${CARGO_TARGET_DIR:-$(dirname "$0")/../target}
-        "$(dirname "$0")/python-env.sh" "$target/bench-env" "$(dirname "$0")/benches/requirements.txt" ||
+        "$here/python-env.sh" "$target/bench-env" "$here/benches/requirements.txt" ||
             say "the benchmark leaves out Envoy"
         ;;
 esac
