@@ -152,17 +152,15 @@ impl ServiceTable {
         self.subsets.iter().find(|selected| selected.subset == *subset).map(|selected| &selected.set)
     }
 
-    /// Asks for one request, by what the service's policy says. What becomes of it must be [reported](Self::report).
+    /// Asks for one request, by what the service's policy says. What becomes of it is to be [reported](Self::report);
+    /// where nothing is to be said of it, the admission is dropped.
     pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
-        let Some(traffic) = &self.traffic else { return Ok(Admission::Closed) };
+        let Some(traffic) = &self.traffic else { return Ok(Admission::Uncounted) };
         if let Some(most) = traffic.most_requests.filter(|most| self.under_way() >= *most) {
             return Err(Refusal::Full(most));
         }
-        let Some(trip) = traffic.trip else { return Ok(Admission::Closed) };
-        match self.breaker.admit(trip, now()) {
-            Admission::Open(lasts) => Err(Refusal::Open(lasts)),
-            admitted => Ok(admitted),
-        }
+        let Some(trip) = traffic.trip else { return Ok(Admission::Uncounted) };
+        self.breaker.admit(trip, now()).map_err(Refusal::Open)
     }
 
     /// Asks for a place for one request until its answer begins, where the service's policy limits how many there are.
