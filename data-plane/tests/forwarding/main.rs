@@ -7,6 +7,7 @@
 mod balancing;
 mod basics;
 mod bodies;
+mod breaker;
 mod check_load;
 mod declared;
 mod faults;
