@@ -89,7 +89,35 @@ pub(crate) struct Probe {
 impl Drop for Probe {
     fn drop(&mut self) {
         if !self.reported {
-            self.breaker.change(self.claimed, State { due: LONG_DUE, ..self.claimed });
+            self.breaker.change(self.claimed, State { probing: false, due: LONG_DUE, ..self.claimed });
+        }
+    }
+}
+
+/// How a breaker is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Stance {
+    /// Requests go.
+    Closed,
+    /// None goes for so long.
+    Open(Duration),
+    /// The next request tries, or one does.
+    HalfOpen {
+        /// Whether one does.
+        probing: bool,
+    },
+}
+
+impl Stance {
+    /// All names there are.
+    pub(crate) const NAMES: [&str; 3] = ["closed", "open", "half_open"];
+
+    /// Its name in metrics.
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Closed => Self::NAMES[0],
+            Self::Open(_) => Self::NAMES[1],
+            Self::HalfOpen { .. } => Self::NAMES[2],
         }
     }
 }
@@ -106,26 +134,29 @@ pub(super) struct Breaker {
 const COUNT_BITS: u32 = 20;
 const MOST: u64 = (1 << COUNT_BITS) - 1;
 
-/// Whether a breaker is open: its generation << 48 | when the next request may try; 0 where it is closed.
+/// Whether a breaker is open: its generation << 48 | probing << 47 | when the next request may try; 0 where it is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct State {
     generation: Generation,
+    /// Whether a request tries.
+    probing: bool,
     due: u64,
 }
 
-const DUE_BITS: u32 = 48;
+const GENERATION_SHIFT: u32 = 48;
+const DUE_BITS: u32 = 47;
 const LATEST: u64 = (1 << DUE_BITS) - 1;
 /// A time that has passed.
 const LONG_DUE: u64 = 1;
 
 impl State {
     fn of(bits: u64) -> Self {
-        let generation = u16::try_from(bits >> DUE_BITS).unwrap_or_default();
-        Self { generation: Generation(generation), due: bits & LATEST }
+        let generation = Generation(u16::try_from(bits >> GENERATION_SHIFT).unwrap_or_default());
+        Self { generation, probing: bits >> DUE_BITS & 1 == 1, due: bits & LATEST }
     }
 
     fn bits(self) -> u64 {
-        u64::from(self.generation.0) << DUE_BITS | self.due
+        u64::from(self.generation.0) << GENERATION_SHIFT | u64::from(self.probing) << DUE_BITS | self.due
     }
 
     fn is_closed(self) -> bool {
@@ -134,11 +165,11 @@ impl State {
 
     /// The same, open for as long as is declared.
     fn lasting(self, trip: Trip, now: u64) -> Self {
-        Self { due: now.saturating_add(trip.open_ms).min(LATEST), ..self }
+        Self { probing: false, due: now.saturating_add(trip.open_ms).min(LATEST), ..self }
     }
 
     fn closed(self) -> Self {
-        Self { due: 0, ..self }
+        Self { probing: false, due: 0, ..self }
     }
 }
 
@@ -152,7 +183,7 @@ impl Breaker {
         if held.is_closed() {
             return Ok(Admission::Closed(held.generation));
         }
-        let claimed = held.lasting(trip, now);
+        let claimed = State { probing: true, ..held.lasting(trip, now) };
         if held.due <= now && self.change(held, claimed) {
             let breaker = Arc::clone(self);
             return Ok(Admission::Probe(Probe { breaker, claimed, reported: false }));
@@ -201,10 +232,18 @@ impl Breaker {
         self.state.compare_exchange(from, to, Ordering::Relaxed, Ordering::Relaxed).is_ok()
     }
 
-    /// For how long it stays open; `None` where it is closed.
-    pub(super) fn open_for(&self, now: u64) -> Option<Duration> {
+    /// How it is.
+    pub(super) fn stance(&self, now: u64) -> Stance {
         let held = self.state();
-        (!held.is_closed()).then(|| Duration::from_millis(held.due.saturating_sub(now)))
+        if held.is_closed() {
+            Stance::Closed
+        } else if held.due <= now {
+            Stance::HalfOpen { probing: false }
+        } else if held.probing {
+            Stance::HalfOpen { probing: true }
+        } else {
+            Stance::Open(Duration::from_millis(held.due - now))
+        }
     }
 
     /// Counts, and says whether that was one too many.
@@ -272,7 +311,7 @@ mod tests {
         for _ in 0..20 {
             assert_eq!(send(&breaker, true, 20_000), Said::Closed);
         }
-        assert_eq!(breaker.open_for(20_000), Some(Duration::from_secs(5)));
+        assert_eq!(breaker.stance(20_000), Stance::Open(Duration::from_secs(5)));
         (breaker, stragglers)
     }
 
@@ -282,7 +321,7 @@ mod tests {
         for number in 0..39 {
             assert_eq!(send(&breaker, number % 2 == 1 && number != 1, 20_000 + number), Said::Closed);
         }
-        assert_eq!(breaker.open_for(20_039), None, "18 of 39");
+        assert_eq!(breaker.stance(20_039), Stance::Closed, "18 of 39");
         assert_eq!(send(&breaker, true, 20_040), Said::Closed, "19 of 40");
         assert_eq!(send(&breaker, true, 20_041), Said::Closed, "20 of 41");
         assert_eq!(send(&breaker, true, 20_042), Said::Closed);
@@ -296,7 +335,7 @@ mod tests {
             assert_eq!(send(&breaker, true, now), Said::Closed);
         }
         assert_eq!(send(&breaker, true, 30_020), Said::Closed, "the twentieth opens it");
-        assert!(breaker.open_for(30_021).is_some());
+        assert_ne!(breaker.stance(30_021), Stance::Closed);
     }
 
     #[test]
@@ -306,6 +345,7 @@ mod tests {
         let probe = breaker.admit(TRIP, 25_000);
         assert_eq!(said(&probe), Said::Probe);
         assert_eq!(said(&breaker.admit(TRIP, 25_001)), Said::Open(4_999), "one alone");
+        assert_eq!(breaker.stance(25_001), Stance::HalfOpen { probing: true });
         breaker.report(TRIP, probe.expect("it may go"), true, 25_003);
         assert_eq!(said(&breaker.admit(TRIP, 30_002)), Said::Open(1), "a failure begins the time anew");
         assert_eq!(send(&breaker, false, 30_003), Said::Probe);
@@ -318,12 +358,12 @@ mod tests {
         for straggler in stragglers.drain(..25) {
             breaker.report(TRIP, straggler, false, 25_002);
         }
-        assert!(breaker.open_for(25_002).is_some(), "good answers do not close it");
+        assert_ne!(breaker.stance(25_002), Stance::Closed, "good answers do not close it");
         assert_eq!(send(&breaker, false, 25_003), Said::Probe);
         for straggler in stragglers {
             assert!(!breaker.report(TRIP, straggler, true, 79_000), "nor do late failures open it again");
         }
-        assert_eq!(breaker.open_for(79_000), None);
+        assert_eq!(breaker.stance(79_000), Stance::Closed);
     }
 
     #[test]
@@ -331,7 +371,7 @@ mod tests {
         let (breaker, _) = opened();
         let probe = breaker.admit(TRIP, 25_000);
         drop(probe);
-        assert_eq!(breaker.open_for(25_000), Some(Duration::ZERO));
+        assert_eq!(breaker.stance(25_000), Stance::HalfOpen { probing: false });
         let probe = breaker.admit(TRIP, 25_000);
         assert_eq!(said(&probe), Said::Probe);
         breaker.report(TRIP, probe.expect("it may go"), true, 25_000);
@@ -350,7 +390,7 @@ mod tests {
         breaker.report(TRIP, answered, false, 39_999);
         assert_eq!(send(&breaker, false, 39_999), Said::Closed);
         breaker.report(TRIP, failed, true, 40_000);
-        assert_eq!(breaker.open_for(40_000), None, "it has closed");
+        assert_eq!(breaker.stance(40_000), Stance::Closed, "it has closed");
     }
 
     proptest! {

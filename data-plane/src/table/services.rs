@@ -1,11 +1,11 @@
 //! One service of a table: its instances in every state, and the sets of those that take traffic.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use waypost_proto::{instance::Endpoint, name::ServiceKey};
 
 use super::{
-    breaker::{Admission, Breaker},
+    breaker::{Admission, Breaker, Stance},
     budget::{RetryAllowance, RetryBudget},
     concurrency::{Limiter, Turn},
     declared::Subset,
@@ -184,19 +184,26 @@ impl ServiceTable {
     }
 
     /// Requests under way to its instances.
-    pub(super) fn under_way(&self) -> u64 {
+    pub(crate) fn under_way(&self) -> u64 {
         self.members.iter().map(|member| member.state.load()).sum()
     }
 
     /// How many requests may be sent again now, by the budget.
-    pub(super) fn retries_left(&self, now: u64) -> u64 {
-        self.retries.left(self.retry_allowance(), now, || self.begun())
+    pub(crate) fn retries_left(&self) -> u64 {
+        self.retries.left(self.retry_allowance(), now(), || self.begun())
     }
 
-    /// For how long its breaker stays open; zero where the next request tries; `None` where it is closed.
-    pub fn open_for(&self) -> Option<Duration> {
+    /// How its breaker is, where one is declared.
+    pub(crate) fn breaker(&self) -> Option<Stance> {
         self.traffic.as_ref()?.trip?;
-        self.breaker.open_for(now())
+        Some(self.breaker.stance(now()))
+    }
+
+    /// Why so few of its endpoints are well that those that are not take requests too; `None` where that is not so. Of
+    /// the versions and tags that routes select, those count for which it is.
+    pub(crate) fn panics(&self) -> Option<String> {
+        let sets = iter::once(&self.all).chain(self.subsets.iter().map(|selected| &selected.set));
+        sets.into_iter().find_map(|set| set.panic_because())
     }
 
     /// Asks to send a request to it again; each time that it may be counts. Not for requests that are answered. The place

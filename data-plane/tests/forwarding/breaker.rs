@@ -107,6 +107,7 @@ async fn however_many_come_at_half_open_one_alone_is_sent_until_it_is_answered()
         assert_eq!(soon("an answer", answers.recv()).await, Some(refused()));
     }
     let tries = asked.request().await;
+    assert_eq!(shown(&proxy), "half-open: one request tries");
     for mut client in crowd().await {
         assert_eq!(told(&client.response().await), refused(), "it is not answered yet");
     }
@@ -130,7 +131,7 @@ async fn where_the_client_of_the_one_that_tries_goes_away_the_next_one_tries_at_
     let client = ask(&proxy).await;
     let _unanswered = asked.request().await;
     drop(client);
-    until("it is given up", || shown(&proxy).starts_with("half-open")).await;
+    until("it is given up", || shown(&proxy) == "half-open: the next request tries").await;
     let mut client = ask(&proxy).await;
     asked.request().await.send(OK).expect("it waits");
     assert_eq!(client.response().await.status, 200);

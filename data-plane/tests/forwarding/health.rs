@@ -23,6 +23,7 @@ use waypost_proto::{
 use waypost_proxy::serve::ServeConfig;
 
 use crate::{
+    log,
     secure::{Authority, accept, backend_tls},
     support::{Instance, Proxy, api, nobody, soon, until},
 };
@@ -154,6 +155,24 @@ async fn where_most_are_ejected_all_take_requests() {
     assert!(one.requests() > 3 && two.requests() > 3, "{} {}", one.requests(), two.requests());
     let table = proxy.table();
     assert!(table.service(&api()).expect("the service").endpoints().panics());
+}
+
+#[tokio::test]
+async fn the_log_says_when_a_service_panics_and_when_that_is_over() {
+    log::keep();
+    let mut instances = Vec::new();
+    for _ in 0..7 {
+        instances.push(Fickle::start(false).await);
+    }
+    let addresses: Vec<_> = instances.iter().map(Fickle::address).collect();
+    let mut proxy = Proxy::new(ServeConfig::default(), &addresses);
+    proxy.declare(vec![treated(ejecting(LONG))]);
+    assert_eq!(errors(&ask(&proxy, 100).await), 100);
+    let began = ["WARN ", "service=api", "0 of 7 instances are well", "panic"];
+    until("it is said", || log::lines(&began).len() == 1).await;
+    proxy.undeclare(&["traffic/default/api".to_owned()]);
+    until("its end is said", || !log::lines(&["INFO ", "service=api", "the panic is over"]).is_empty()).await;
+    assert_eq!(log::lines(&began).len(), 1, "once");
 }
 
 #[tokio::test]

@@ -99,10 +99,20 @@ impl EndpointSet {
 
     /// Whether so few members are well that those that are not take requests too.
     pub fn panics(&self) -> bool {
-        let is_passed_over =
-            |member: &Arc<EndpointState>| !member.hot.conduct.ejection.is_well(self.care.heed);
-        self.members.iter().any(is_passed_over)
-            && self.care.panic.is_for(self.count_well(now), self.members.len())
+        self.panic_because().is_some()
+    }
+
+    /// Why they do, in words, where they do.
+    pub(crate) fn panic_because(&self) -> Option<String> {
+        let (heed, panic) = (self.care.heed, &self.care.panic);
+        let is_passed_over = |member: &Arc<EndpointState>| !member.hot.conduct.ejection.is_well(heed);
+        if !self.members.iter().any(is_passed_over) {
+            return None;
+        }
+        let (well, all) = (self.count_well(now), self.members.len());
+        let asked = panic.below_percent();
+        let because = || format!("{well} of {all} instances are well, and the policy asks for {asked} %");
+        panic.is_for(well, all).then(because)
     }
 
     /// How many take requests without a doubt: they are not passed over, nor cool down.
