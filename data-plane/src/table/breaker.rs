@@ -94,6 +94,15 @@ impl Drop for Probe {
     }
 }
 
+/// What a report changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Change {
+    /// Too many have failed.
+    Opens,
+    /// The one that tried was answered.
+    Closes,
+}
+
 /// How a breaker is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Stance {
@@ -191,26 +200,27 @@ impl Breaker {
         Err(Duration::from_millis(held.due.saturating_sub(now).max(1)))
     }
 
-    /// Says what became of a request that was admitted. Whether the breaker opens by it.
-    pub(super) fn report(&self, trip: Trip, admitted: Admission, failed: bool, now: u64) -> bool {
+    /// Says what became of a request that was admitted, and gets what changes by it.
+    pub(super) fn report(&self, trip: Trip, admitted: Admission, failed: bool, now: u64) -> Option<Change> {
         match admitted {
-            Admission::Uncounted => false,
+            Admission::Uncounted => None,
             Admission::Closed(generation) => {
                 let held = self.state();
                 let counts = held.is_closed() && held.generation == generation;
-                counts && self.count(trip, failed, now) && self.open(held, trip, now)
+                let opens = counts && self.count(trip, failed, now) && self.open(held, trip, now);
+                opens.then_some(Change::Opens)
             }
             Admission::Probe(mut probe) => {
                 probe.reported = true;
-                self.probed(probe.claimed.generation, trip, failed, now);
-                false
+                let is_its = self.probed(probe.claimed.generation, trip, failed, now);
+                (is_its && !failed).then_some(Change::Closes)
             }
         }
     }
 
     /// Takes note of what a probe has found out, unless another one, which went as this one took long, has closed the
-    /// breaker since.
-    fn probed(&self, generation: Generation, trip: Trip, failed: bool, now: u64) {
+    /// breaker since. Whether it did.
+    fn probed(&self, generation: Generation, trip: Trip, failed: bool, now: u64) -> bool {
         let is_its = |held: State| !held.is_closed() && held.generation == generation;
         if !failed && is_its(self.state()) {
             // Nobody counts before it closes.
@@ -219,7 +229,7 @@ impl Breaker {
         let next = |held: State| if failed { held.lasting(trip, now) } else { held.closed() };
         let next = |held| Some(State::of(held)).filter(|held| is_its(*held)).map(|held| next(held).bits());
         // An error is a state of which it says nothing.
-        let _ = self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+        self.state.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next).is_ok()
     }
 
     fn state(&self) -> State {
@@ -361,7 +371,8 @@ mod tests {
         assert_ne!(breaker.stance(25_002), Stance::Closed, "good answers do not close it");
         assert_eq!(send(&breaker, false, 25_003), Said::Probe);
         for straggler in stragglers {
-            assert!(!breaker.report(TRIP, straggler, true, 79_000), "nor do late failures open it again");
+            let changed = breaker.report(TRIP, straggler, true, 79_000);
+            assert_eq!(changed, None, "nor do late failures open it again");
         }
         assert_eq!(breaker.stance(79_000), Stance::Closed);
     }
@@ -387,7 +398,7 @@ mod tests {
         let [given_up, answered, failed] = slow.map(|probe| probe.expect("it may go"));
         drop(given_up);
         assert_eq!(said(&breaker.admit(TRIP, 39_999)), Said::Open(1), "others are under way");
-        breaker.report(TRIP, answered, false, 39_999);
+        assert_eq!(breaker.report(TRIP, answered, false, 39_999), Some(Change::Closes));
         assert_eq!(send(&breaker, false, 39_999), Said::Closed);
         breaker.report(TRIP, failed, true, 40_000);
         assert_eq!(breaker.stance(40_000), Stance::Closed, "it has closed");

@@ -5,7 +5,7 @@ use std::{iter, sync::Arc, time::Duration};
 use waypost_proto::{instance::Endpoint, name::ServiceKey};
 
 use super::{
-    breaker::{Admission, Breaker, Stance},
+    breaker::{Admission, Breaker, Change, Stance},
     budget::{RetryAllowance, RetryBudget},
     concurrency::{Limiter, Turn},
     declared::Subset,
@@ -176,11 +176,17 @@ impl ServiceTable {
     /// Says whether a request that was admitted has failed. Answers whether the breaker opens by it.
     pub(crate) fn report(&self, admitted: Admission, failed: impl FnOnce() -> bool) -> bool {
         let Some(trip) = self.traffic.as_ref().and_then(|traffic| traffic.trip) else { return false };
-        let opens = self.breaker.report(trip, admitted, failed(), now());
-        if opens {
-            tracing::warn!(service = %self.key, "too many requests failed: the circuit breaker opens");
+        let change = self.breaker.report(trip, admitted, failed(), now());
+        match change {
+            Some(Change::Opens) => {
+                tracing::warn!(service = %self.key, "too many requests failed: the circuit breaker opens");
+            }
+            Some(Change::Closes) => {
+                tracing::info!(service = %self.key, "the request that tried was answered: the circuit breaker closes");
+            }
+            None => {}
         }
-        opens
+        change == Some(Change::Opens)
     }
 
     /// Requests under way to its instances.
