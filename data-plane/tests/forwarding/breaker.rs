@@ -40,13 +40,13 @@ fn refused() -> (u16, Option<String>) {
 }
 
 /// An instance that answers each request as the test says.
-struct Asked {
-    instance: Instance,
-    requests: mpsc::UnboundedReceiver<oneshot::Sender<&'static str>>,
+pub(crate) struct Asked {
+    pub(crate) instance: Instance,
+    pub(crate) requests: mpsc::UnboundedReceiver<oneshot::Sender<&'static str>>,
 }
 
 impl Asked {
-    async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let (asked, requests) = mpsc::unbounded_channel();
         let instance = Instance::start(move |mut wire, _| {
             let asked = asked.clone();
@@ -65,7 +65,7 @@ impl Asked {
         Self { instance, requests }
     }
 
-    async fn request(&mut self) -> oneshot::Sender<&'static str> {
+    pub(crate) async fn request(&mut self) -> oneshot::Sender<&'static str> {
         soon("a request", self.requests.recv()).await.expect("it arrives")
     }
 
