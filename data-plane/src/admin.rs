@@ -129,20 +129,28 @@ async fn readyz(State(admin): State<Admin>) -> Response {
 }
 
 async fn metrics(State(admin): State<Admin>) -> Response {
-    if let Some(table) = admin.table.load() {
-        let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
-        let control = &admin.metrics.control;
-        control.revision.set(i64::try_from(table.position().revision).unwrap_or(i64::MAX));
-        control.services.set(gauge(table.services().count()));
-        control.instances.set(gauge(table.services().map(|service| service.members().len()).sum()));
-        control.routes.set(gauge(table.routes().count()));
-        let census = Census::of(&table);
-        control.endpoints_ejected.set(gauge(census.ejected));
-        control.endpoints_ill.set(gauge(census.ill));
-        control.services_panicking.set(gauge(census.panicking));
-        control.breakers_open.set(gauge(census.breakers_open));
+    // Many services take a while to look at.
+    let text = tokio::task::spawn_blocking(move || measured(&admin)).await;
+    match text {
+        Ok(text) => ([(CONTENT_TYPE, "text/plain; version=0.0.4")], text).into_response(),
+        Err(_) => problem(&Error::new(ErrorCode::Internal, "the metrics cannot be shown")),
     }
-    ([(CONTENT_TYPE, "text/plain; version=0.0.4")], admin.metrics.render()).into_response()
+}
+
+fn measured(admin: &Admin) -> String {
+    let Some(table) = admin.table.load() else { return admin.metrics.render() };
+    let gauge = |number: usize| i64::try_from(number).unwrap_or(i64::MAX);
+    let control = &admin.metrics.control;
+    control.revision.set(i64::try_from(table.position().revision).unwrap_or(i64::MAX));
+    control.services.set(gauge(table.services().count()));
+    control.instances.set(gauge(table.services().map(|service| service.members().len()).sum()));
+    control.routes.set(gauge(table.routes().count()));
+    let census = Census::of(&table);
+    control.endpoints_ejected.set(gauge(census.ejected));
+    control.endpoints_ill.set(gauge(census.ill));
+    control.services_panicking.set(gauge(census.panicking));
+    control.breakers_open.set(gauge(census.breakers_open));
+    admin.metrics.render_with(&table)
 }
 
 #[derive(Deserialize)]

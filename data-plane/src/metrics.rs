@@ -3,11 +3,14 @@
 //! A [`Worker`] has one writer, its thread, so that counting is a plain load and store on a cache line that no
 //! other thread writes. Names follow OpenTelemetry's semantic conventions where there is one.
 //!
-//! Deliberately absent: metrics by service or route, whose number nobody bounds; the admin port's table tells
-//! of single endpoints.
+//! What is known of each service is found out when somebody asks ([`services`]), and costs requests nothing.
+//!
+//! Deliberately absent: counts by service or route, and all metrics by endpoint, whose number nobody bounds; the admin
+//! port's table tells of single endpoints.
 
 mod control;
 mod exposition;
+mod services;
 
 use std::{
     sync::{
@@ -19,13 +22,14 @@ use std::{
 
 use http::StatusCode;
 use parking_lot::Mutex;
-use prometheus::Registry;
+use prometheus::{Registry, proto::MetricFamily};
 use waypost_proto::reason::Reason;
 
 pub use self::control::Control;
 use crate::{
     health::Cause,
     overload::{self, Priority},
+    table::Table,
     tls::Refusal,
 };
 
@@ -323,9 +327,19 @@ impl Metrics {
         }
     }
 
-    /// All metrics in Prometheus' text format 0.0.4.
+    /// All metrics in Prometheus' text format 0.0.4, those of services aside.
     pub fn render(&self) -> String {
+        self.rendered(Vec::new())
+    }
+
+    /// The same, with those of the services of a table.
+    pub fn render_with(&self, table: &Table) -> String {
+        self.rendered(services::families(table))
+    }
+
+    fn rendered(&self, mut families: Vec<MetricFamily>) -> String {
         let workers = self.workers.lock().clone();
-        exposition::render(&workers, self.registry.gather())
+        families.extend(self.registry.gather());
+        exposition::render(&workers, families)
     }
 }

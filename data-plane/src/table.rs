@@ -39,7 +39,7 @@ use waypost_proto::{
 };
 
 pub(crate) use self::{
-    breaker::Admission,
+    breaker::{Admission, Stance},
     concurrency::Turn,
     cooldown::{Backoff, Lengths},
     edge::TlsSite,
@@ -55,7 +55,7 @@ pub use self::{
     preview::PreviewError,
     services::{Member, ServiceTable},
     shared::{NotKept, Served, SharedTable, TableReader},
-    standing::{Limited, ServiceStanding},
+    standing::{Concurrency, Limited, ServiceStanding},
     traffic::Traffic,
     update::{Compiler, Source},
 };

@@ -10,11 +10,18 @@ use waypost_proto::{
     instance::{Endpoint, InstanceSpec},
     route::{Route, RouteMatch},
     snapshot::{Change, Snapshot},
-    v1::{self, InstanceState},
+    v1::{
+        self, AdaptiveConcurrency, CircuitBreaker, DeclaredEntry, InstanceState, OutlierDetection,
+        TrafficEntry, declared_entry,
+    },
 };
 
 use super::*;
-use crate::{balance::PolicyName, table::Table};
+use crate::{
+    balance::PolicyName,
+    health::Cause,
+    table::{Lengths, Table},
+};
 
 fn admin() -> Admin {
     Admin {
@@ -42,6 +49,10 @@ async fn json(admin: &Admin, path: &str) -> Value {
 }
 
 fn table() -> Arc<Table> {
+    Table::of(&snapshot(), &PolicyName::default().policy())
+}
+
+fn snapshot() -> Snapshot {
     let services = ["users", "orders"].map(|name| name.parse::<ServiceKey>().expect("a good name"));
     let endpoint = |service: &ServiceKey, state| {
         let wire = v1::InstanceSpec {
@@ -64,8 +75,7 @@ fn table() -> Arc<Table> {
         services: services.to_vec(),
         ..Change::default()
     };
-    let (snapshot, _) = Snapshot::empty("h").change(change, 7, true).expect("it is sound");
-    Table::of(&snapshot, &PolicyName::default().policy())
+    Snapshot::empty("h").change(change, 7, true).expect("it is sound").0
 }
 
 #[tokio::test]
@@ -138,6 +148,89 @@ async fn status_and_metrics_tell_of_the_subscription() {
     ] {
         assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
     }
+}
+
+/// Two users of whom one is ejected, with a policy by which that is too many, and orders without one.
+fn panicking() -> Arc<Table> {
+    let users: ServiceKey = "users".parse().expect("a good name");
+    let entry = TrafficEntry {
+        service: Some(users.to_wire()),
+        outlier_detection: Some(OutlierDetection::default()),
+        panic_threshold_percent: Some(60),
+        circuit_breaker: Some(CircuitBreaker {
+            failure_percent: 50,
+            max_requests: 7,
+            ..CircuitBreaker::default()
+        }),
+        adaptive_concurrency: Some(AdaptiveConcurrency { minimum: 9, maximum: 9 }),
+        ..TrafficEntry::default()
+    };
+    let kind = Some(declared_entry::Kind::Traffic(entry));
+    let second =
+        v1::InstanceSpec { service: "users".into(), address: "10.0.0.2:80".into(), ..Default::default() };
+    let second = InstanceSpec::from_wire(&second).expect("a good spec");
+    let change = Change {
+        instances: vec![Endpoint::of(&second, InstanceState::Up, 3)],
+        declared: vec![DeclaredEntry { id: "traffic/default/users".into(), kind }],
+        ..Change::default()
+    };
+    let (snapshot, _) = snapshot().change(change, 8, true).expect("it is sound");
+    let table = Table::of(&snapshot, &PolicyName::default().policy());
+    let state = &table.service(&users).expect("it is there").members()[1].state;
+    let lengths = Lengths { first: 1 << 40, longest: 1 << 40 };
+    assert!(state.eject(Cause::ConsecutiveErrors, lengths));
+    table
+}
+
+#[tokio::test]
+async fn metrics_tell_of_each_service_how_it_stands() {
+    let admin = admin();
+    let table = panicking();
+    let users = "users".parse().expect("a good name");
+    let state = &table.service(&users).expect("it is there").members()[0].state;
+    let _in_flight = state.begin().expect("it is up");
+    admin.table.store(table);
+    let (_, metrics) = get_path(&admin, "/metrics").await;
+    for line in [
+        "waypost_service_endpoints{service=\"users\",state=\"ready\"} 1",
+        "waypost_service_endpoints{service=\"users\",state=\"ejected\"} 1",
+        "waypost_service_endpoints{service=\"users\",state=\"cooling_down\"} 0",
+        "waypost_service_endpoints{service=\"orders\",state=\"draining\"} 1",
+        "waypost_service_endpoints{service=\"orders\",state=\"ready\"} 0",
+        "waypost_service_panic{service=\"users\"} 1",
+        "waypost_breaker_state{service=\"users\",state=\"closed\"} 1",
+        "waypost_breaker_state{service=\"users\",state=\"open\"} 0",
+        "waypost_breaker_state{service=\"users\",state=\"half_open\"} 0",
+        "waypost_upstream_active_requests{service=\"users\"} 1",
+        "waypost_upstream_active_requests{service=\"orders\"} 0",
+        "waypost_retry_budget_remaining{service=\"orders\"} 100",
+        "waypost_concurrency_limit{service=\"users\"} 9",
+        "waypost_services_panicking 1",
+    ] {
+        assert!(metrics.lines().any(|found| found == line), "{line} is not in\n{metrics}");
+    }
+    for absent in ["waypost_service_panic", "waypost_breaker_state", "waypost_concurrency_limit"] {
+        let line = format!("{absent}{{service=\"orders\"");
+        assert!(!metrics.contains(&line), "orders has no policy: {metrics}");
+    }
+}
+
+#[tokio::test]
+async fn a_panic_and_what_is_used_of_limits_is_shown_and_explained() {
+    let admin = admin();
+    admin.table.store(panicking());
+    let explained = json(&admin, "/explain?url=/users").await["outcome"].clone();
+    let shown = json(&admin, "/table?service=users").await["services"][0].clone();
+    for found in [explained, shown] {
+        assert_eq!(found["panic"], true);
+        assert_eq!(found["panic_because"], "1 of 2 instances are well, and the policy asks for 60 %");
+        assert_eq!((&found["breaker"], &found["retries_left"]), (&"closed".into(), &100.into()));
+        assert_eq!(found["limits"], serde_json::json!([{ "limit": "maxRequests", "used": 0, "most": 7 }]));
+        assert_eq!(found["concurrency"], serde_json::json!({ "limit": 9, "under_way": 0 }));
+        assert_eq!(found["endpoints"][0]["health"], "well");
+    }
+    let orders = json(&admin, "/explain?url=/orders").await["outcome"].clone();
+    assert_eq!((&orders["panic"], orders.get("panic_because")), (&false.into(), None));
 }
 
 #[tokio::test]

@@ -62,11 +62,6 @@ struct ServiceBody {
     service: String,
     /// Who chooses among its instances.
     balancer: &'static str,
-    /// Whether so few of its instances are well that those that are not take requests too.
-    panic: bool,
-    /// Where a limit follows how long answers take.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    concurrency: Option<ConcurrencyBody>,
     #[serde(flatten)]
     standing: ServiceStanding,
     endpoints: Vec<EndpointBody>,
@@ -77,19 +72,9 @@ impl ServiceBody {
         let endpoints =
             service.members().iter().map(|member| EndpointBody::of(table, service, member)).collect();
         let balancer = service.endpoints().balancer().name();
-        let panic = service.endpoints().panics();
-        let concurrency = service.concurrency();
-        let concurrency = concurrency.map(|(limit, under_way)| ConcurrencyBody { limit, under_way });
         let (service, standing) = (service.key().to_string(), ServiceStanding::of(service));
-        Self { service, balancer, panic, concurrency, standing, endpoints }
+        Self { service, balancer, standing, endpoints }
     }
-}
-
-/// How many requests may wait for an answer's head now, and how many do.
-#[derive(Serialize)]
-struct ConcurrencyBody {
-    limit: u32,
-    under_way: u32,
 }
 
 #[derive(Serialize)]

@@ -1,7 +1,7 @@
 //! How many endpoints of a table are passed over just now, and how many services left alone, for metrics.
 
 use super::{Heed, Standing};
-use crate::table::Table;
+use crate::table::{Stance, Table};
 
 /// Counts over a whole table.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,8 @@ impl Census {
     pub(crate) fn of(table: &Table) -> Self {
         let mut census = Self::default();
         for service in table.services() {
-            census.breakers_open += usize::from(service.open_for().is_some());
+            let stance = service.breaker();
+            census.breakers_open += usize::from(stance.is_some_and(|stance| stance != Stance::Closed));
             let heed = service.traffic().map(|traffic| traffic.health.heed()).unwrap_or_default();
             if heed == Heed::default() {
                 continue;
@@ -33,7 +34,7 @@ impl Census {
                     Standing::Ill => census.ill += 1,
                 }
             }
-            census.panicking += usize::from(service.endpoints().panics());
+            census.panicking += usize::from(service.panics().is_some());
         }
         census
     }

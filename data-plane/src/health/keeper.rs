@@ -25,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 use waypost_proto::name::ServiceKey;
 
 use super::{
+    alarm::Alarm,
     check::check,
     outliers::{Peer, outliers},
     pace::{Pace, jittered},
@@ -71,6 +72,7 @@ struct Keeper {
     rng: Rng,
     services: HashMap<ServiceKey, Kept>,
     patients: Patients,
+    alarm: Alarm,
     agenda: BinaryHeap<Reverse<(Instant, Job)>>,
     pace: Pace,
     running: JoinSet<(EndpointId, Result<(), String>)>,
@@ -86,6 +88,7 @@ pub async fn run(table: SharedTable, metrics: Arc<metrics::Worker>, stop: Cancel
         rng: Rng::new(),
         services: HashMap::new(),
         patients: Patients::default(),
+        alarm: Alarm::default(),
         agenda: BinaryHeap::new(),
         pace: Pace::of(CHECKS_PER_SECOND, BURST),
         running: JoinSet::new(),
@@ -100,7 +103,9 @@ pub async fn run(table: SharedTable, metrics: Arc<metrics::Worker>, stop: Cancel
             keeper.follow(now);
         }
         keeper.work(now);
-        let wake_at = keeper.next(now).min(look_at.unwrap_or(now + LONGEST_SLEEP));
+        keeper.look_for_panics(now);
+        let looks = [look_at, keeper.alarm.due()].into_iter().flatten();
+        let wake_at = looks.fold(keeper.next(now), Instant::min);
         tokio::select! {
             () = stop.cancelled() => break,
             swapped = swaps.changed(), if look_at.is_none() => {
@@ -123,6 +128,7 @@ impl Keeper {
     /// Looks at the table of now.
     fn follow(&mut self, now: Instant) {
         let Some(table) = self.table.load() else { return };
+        self.alarm.follow(&table, now);
         self.looks += 1;
         for service in table.services() {
             let health = service.traffic().map(|traffic| &traffic.health);
@@ -137,6 +143,19 @@ impl Keeper {
         let gone = self.services.extract_if(|_, kept| kept.seen < looks);
         for (key, _) in gone {
             self.patients.forget(&key);
+        }
+    }
+
+    fn look_for_panics(&mut self, now: Instant) {
+        let Some(table) = self.table.load().filter(|_| self.alarm.due().is_some_and(|due| due <= now)) else {
+            return;
+        };
+        let (began, over) = self.alarm.look(&table, now);
+        for (service, why) in began {
+            tracing::warn!(%service, why, "too few instances are well: all of them take requests (panic)");
+        }
+        for service in over {
+            tracing::info!(%service, "enough instances are well again: the panic is over");
         }
     }
 

@@ -11,6 +11,7 @@
 //! Deliberately absent: failures to connect, which have a cooldown of their own whatever is declared
 //! ([`crate::table`]), and health as the control plane sees it, which decides who is in a set.
 
+mod alarm;
 mod census;
 mod check;
 mod conduct;

@@ -27,6 +27,11 @@ impl Panic {
         Self { below_percent: percent, word: AtomicU64::new(0) }
     }
 
+    /// How many of 100 must be well.
+    pub(crate) fn below_percent(&self) -> u32 {
+        self.below_percent
+    }
+
     /// Whether so few are well that there is a panic.
     pub(crate) fn is_for(&self, well: usize, all: usize) -> bool {
         let (well, all) = (well as u128, all as u128);

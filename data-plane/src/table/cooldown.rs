@@ -98,6 +98,11 @@ impl Backoff {
 pub(super) struct Cooldown(AtomicU64);
 
 impl Cooldown {
+    /// The same as another's.
+    pub(super) fn continued(other: &Self) -> Self {
+        Self(AtomicU64::new(other.held().bits()))
+    }
+
     fn held(&self) -> Backoff {
         Backoff::of(self.0.load(Ordering::Relaxed))
     }

@@ -9,8 +9,8 @@
 //!
 //! A state that no table lists any more is retired by the same rule: its flag is set after the new table is
 //! served by, so that a request with an old table looks at the new one. What is in flight to it counts for
-//! the state that took its place: the process behind the address may be the same, as after a restart of the
-//! control plane, which gives every lease a new epoch.
+//! the state that took its place, also by limits and for balancing: the process behind the address may be the
+//! same, as after a restart of the control plane, which gives every lease a new epoch.
 //!
 //! Deliberately absent: which endpoint is chosen (see [`crate::balance`]) and connections.
 
@@ -28,6 +28,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use arc_swap::ArcSwapOption;
 use parking_lot::Mutex;
 use tokio::sync::Notify;
 use waypost_proto::{
@@ -66,6 +67,8 @@ struct Hot {
     /// How many have begun, modulo 2^32 << 32 | how many are in flight.
     requests: AtomicU64,
     draining: AtomicBool,
+    /// Whether requests may be in flight to a predecessor.
+    succeeds: AtomicBool,
     seen: Seen,
     cooldown: Cooldown,
     failing: Failing,
@@ -92,8 +95,8 @@ pub struct EndpointState {
     told: AtomicU32,
     /// Woken when the count changes while draining.
     reporter: Arc<Notify>,
-    /// The retired state of the same address, while requests are in flight to it. Not for the request path.
-    predecessor: Mutex<Option<Arc<EndpointState>>>,
+    /// The retired state of the same address, while requests are in flight to it.
+    predecessor: ArcSwapOption<EndpointState>,
     /// Why checks say that it is ill. Not for the request path.
     illness: Mutex<Option<Arc<str>>>,
 }
@@ -129,8 +132,15 @@ impl EndpointState {
         let before = predecessor.as_ref().filter(|before| before.epoch() == declared.epoch);
         let conduct = before.map(|before| Conduct::continued(&before.hot.conduct)).unwrap_or_default();
         let illness = Mutex::new(before.and_then(|before| before.illness()));
-        let hot = Hot { conduct, ..Hot::default() };
-        let (id, predecessor) = (EndpointId::next(), Mutex::new(predecessor));
+        // What could not be connected to may be spoken to in the right way now.
+        let before = before.filter(|before| {
+            before.protocol() == declared.protocol && is_same_tls(before.tls.as_ref(), tls.as_ref())
+        });
+        let cooldown = before.map(|before| Cooldown::continued(&before.hot.cooldown)).unwrap_or_default();
+        let latency = before.map(|before| Latency::continued(&before.hot.latency)).unwrap_or_default();
+        let succeeds = AtomicBool::new(predecessor.is_some());
+        let hot = Hot { conduct, cooldown, latency, succeeds, ..Hot::default() };
+        let (id, predecessor) = (EndpointId::next(), ArcSwapOption::new(predecessor));
         let (told, share) = (AtomicU32::default(), AtomicU8::new(declared.share.as_percent()));
         Arc::new(Self { hot, id, declared, tls, since, share, told, reporter, predecessor, illness })
     }
@@ -146,7 +156,7 @@ impl EndpointState {
         let (old, new) = (&self.declared, declared);
         let same = old.epoch == new.epoch && old.protocol == new.protocol && old.weight == new.weight;
         let same = same && old.zone == new.zone;
-        if same && old.address == new.address && self.tls.as_ref().map(Arc::as_ptr) == tls.map(Arc::as_ptr) {
+        if same && old.address == new.address && is_same_tls(self.tls.as_ref(), tls) {
             self.share.store(new.share.as_percent(), Ordering::Relaxed);
             return Arc::clone(self);
         }
@@ -212,12 +222,27 @@ impl EndpointState {
 
     /// Requests and upgraded connections to the address that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
-        let mut predecessor = self.predecessor.lock();
-        let before = predecessor.as_ref().map_or(0, |state| state.in_flight());
-        if before == 0 && predecessor.as_ref().is_some_and(|state| state.is_draining()) {
-            *predecessor = None;
+        self.inherited() + (self.hot.requests.load(Ordering::SeqCst) & IN_FLIGHT)
+    }
+
+    /// What of them is in flight through the states before this one.
+    #[inline]
+    fn inherited(&self) -> u64 {
+        if self.hot.succeeds.load(Ordering::Relaxed) { self.in_flight_before() } else { 0 }
+    }
+
+    #[cold]
+    fn in_flight_before(&self) -> u64 {
+        let held = self.predecessor.load();
+        let Some(before) = &*held else { return 0 };
+        // In this order, so that a count of 0 is final.
+        let is_retired = before.is_draining();
+        let count = before.in_flight();
+        if is_retired && count == 0 {
+            self.hot.succeeds.store(false, Ordering::Relaxed);
+            self.predecessor.store(None);
         }
-        before + (self.hot.requests.load(Ordering::SeqCst) & IN_FLIGHT)
+        count
     }
 
     /// Lets nobody begin a request any more, once no table that is served by lists it.
@@ -243,7 +268,8 @@ impl EndpointState {
     /// The same where fewer than `most` are in flight.
     #[inline]
     fn begin_below(self: &Arc<Self>, most: u64) -> Option<InFlight> {
-        let before = self.hot.requests.fetch_add(BEGUN | 1, Ordering::SeqCst) & IN_FLIGHT;
+        let inherited = if most == u64::MAX { 0 } else { self.inherited() };
+        let before = inherited + (self.hot.requests.fetch_add(BEGUN | 1, Ordering::SeqCst) & IN_FLIGHT);
         let begun = InFlight { endpoint: Arc::clone(self) };
         // Dropping `begun` counts out again and wakes the reporter, which may have seen the count.
         (before < most && !self.is_draining()).then_some(begun)
@@ -299,9 +325,10 @@ impl EndpointState {
         self.hot.failing.is_on(now)
     }
 
-    /// What is in flight through this very value, for balancing.
+    /// What is in flight, for balancing and limits.
+    #[inline]
     pub(crate) fn load(&self) -> u64 {
-        self.hot.requests.load(Ordering::Relaxed) & IN_FLIGHT
+        self.inherited() + (self.hot.requests.load(Ordering::Relaxed) & IN_FLIGHT)
     }
 
     /// How many requests have begun through this very value, modulo 2^32.
@@ -320,6 +347,10 @@ impl fmt::Debug for EndpointState {
             .field("draining", &self.is_draining())
             .finish_non_exhaustive()
     }
+}
+
+fn is_same_tls(one: Option<&Arc<BackendTls>>, other: Option<&Arc<BackendTls>>) -> bool {
+    one.map(Arc::as_ptr) == other.map(Arc::as_ptr)
 }
 
 /// A steady clock: never less than a millisecond.

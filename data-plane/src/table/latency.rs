@@ -47,6 +47,11 @@ pub enum Outcome {
 pub(super) struct Latency(AtomicU64);
 
 impl Latency {
+    /// The same as another's.
+    pub(super) fn continued(other: &Self) -> Self {
+        Self(AtomicU64::new(other.0.load(Ordering::Relaxed)))
+    }
+
     /// Takes note of a request. `now` is the time of a steady clock.
     pub(super) fn observe(&self, took: Duration, outcome: Outcome, now: Duration) {
         let now = units(now);

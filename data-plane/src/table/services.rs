@@ -1,11 +1,11 @@
 //! One service of a table: its instances in every state, and the sets of those that take traffic.
 
-use std::{sync::Arc, time::Duration};
+use std::{iter, sync::Arc, time::Duration};
 
 use waypost_proto::{instance::Endpoint, name::ServiceKey};
 
 use super::{
-    breaker::{Admission, Breaker},
+    breaker::{Admission, Breaker, Change, Stance},
     budget::{RetryAllowance, RetryBudget},
     concurrency::{Limiter, Turn},
     declared::Subset,
@@ -152,17 +152,15 @@ impl ServiceTable {
         self.subsets.iter().find(|selected| selected.subset == *subset).map(|selected| &selected.set)
     }
 
-    /// Asks for one request, by what the service's policy says. What becomes of it must be [reported](Self::report).
+    /// Asks for one request, by what the service's policy says. What becomes of it is to be [reported](Self::report);
+    /// where nothing is to be said of it, the admission is dropped.
     pub(crate) fn admit(&self) -> Result<Admission, Refusal> {
-        let Some(traffic) = &self.traffic else { return Ok(Admission::Closed) };
+        let Some(traffic) = &self.traffic else { return Ok(Admission::Uncounted) };
         if let Some(most) = traffic.most_requests.filter(|most| self.under_way() >= *most) {
             return Err(Refusal::Full(most));
         }
-        let Some(trip) = traffic.trip else { return Ok(Admission::Closed) };
-        match self.breaker.admit(trip, now()) {
-            Admission::Open(lasts) => Err(Refusal::Open(lasts)),
-            admitted => Ok(admitted),
-        }
+        let Some(trip) = traffic.trip else { return Ok(Admission::Uncounted) };
+        self.breaker.admit(trip, now()).map_err(Refusal::Open)
     }
 
     /// Asks for a place for one request until its answer begins, where the service's policy limits how many there are.
@@ -181,27 +179,40 @@ impl ServiceTable {
     /// Says whether a request that was admitted has failed. Answers whether the breaker opens by it.
     pub(crate) fn report(&self, admitted: Admission, failed: impl FnOnce() -> bool) -> bool {
         let Some(trip) = self.traffic.as_ref().and_then(|traffic| traffic.trip) else { return false };
-        let opens = self.breaker.report(trip, admitted, failed(), now());
-        if opens {
-            tracing::warn!(service = %self.key, "too many requests failed: the circuit breaker opens");
+        let change = self.breaker.report(trip, admitted, failed(), now());
+        match change {
+            Some(Change::Opens) => {
+                tracing::warn!(service = %self.key, "too many requests failed: the circuit breaker opens");
+            }
+            Some(Change::Closes) => {
+                tracing::info!(service = %self.key, "the request that tried was answered: the circuit breaker closes");
+            }
+            None => {}
         }
-        opens
+        change == Some(Change::Opens)
     }
 
     /// Requests under way to its instances.
-    pub(super) fn under_way(&self) -> u64 {
+    pub(crate) fn under_way(&self) -> u64 {
         self.members.iter().map(|member| member.state.load()).sum()
     }
 
     /// How many requests may be sent again now, by the budget.
-    pub(super) fn retries_left(&self, now: u64) -> u64 {
-        self.retries.left(self.retry_allowance(), now, || self.begun())
+    pub(crate) fn retries_left(&self) -> u64 {
+        self.retries.left(self.retry_allowance(), now(), || self.begun())
     }
 
-    /// For how long its breaker stays open; zero where the next request tries; `None` where it is closed.
-    pub fn open_for(&self) -> Option<Duration> {
+    /// How its breaker is, where one is declared.
+    pub(crate) fn breaker(&self) -> Option<Stance> {
         self.traffic.as_ref()?.trip?;
-        self.breaker.open_for(now())
+        Some(self.breaker.stance(now()))
+    }
+
+    /// Why so few of its endpoints are well that those that are not take requests too; `None` where that is not so. Of
+    /// the versions and tags that routes select, those count for which it is.
+    pub(crate) fn panics(&self) -> Option<String> {
+        let sets = iter::once(&self.all).chain(self.subsets.iter().map(|selected| &selected.set));
+        sets.into_iter().find_map(|set| set.panic_because())
     }
 
     /// Asks to send a request to it again; each time that it may be counts. Not for requests that are answered. The place

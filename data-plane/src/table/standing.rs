@@ -1,19 +1,23 @@
-//! How a service stands at this proxy: what its breaker says, and how much of what its policy allows is used. For people,
-//! who want to know why a request was refused or not sent again.
+//! How a service stands at this proxy: whether too few of its instances are well, what its breaker says, and how much of
+//! what its policy allows is used. For people, who want to know why a request was refused, not sent again, or sent to an
+//! instance that is not well.
 //!
 //! Deliberately absent: its instances, which have reports of their own, and anything that a request looks at.
 
-use std::time::Duration;
-
 use serde::Serialize;
 
-use super::{ServiceTable, endpoints::now, usage::Use};
+use super::{EndpointSet, ServiceTable, breaker::Stance, usage::Use};
 
 /// How a service stands. Times and counts are of the moment.
 #[derive(Debug, Serialize)]
 pub struct ServiceStanding {
-    /// What the circuit breaker does, where one is declared: `closed`, `open for another 3.2s`, or `half-open: the next
-    /// request tries`.
+    /// Whether so few of its instances are well that those that are not take requests too.
+    pub panic: bool,
+    /// Why they do.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub panic_because: Option<String>,
+    /// What the circuit breaker does, where one is declared: `closed`, `open for another 3s 200ms`, `half-open: the next
+    /// request tries`, or `half-open: one request tries`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub breaker: Option<String>,
     /// How many requests may be sent again at this moment, by the retry budget.
@@ -21,6 +25,18 @@ pub struct ServiceStanding {
     /// What is limited, where limits are declared.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub limits: Vec<Limited>,
+    /// Where a limit follows how long answers take.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub concurrency: Option<Concurrency>,
+}
+
+/// How many requests may wait for an answer's head now, and how many do.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+pub struct Concurrency {
+    /// How many may.
+    pub limit: u32,
+    /// How many do.
+    pub under_way: u32,
 }
 
 /// A limit, and how much of it is used.
@@ -35,8 +51,13 @@ pub struct Limited {
 }
 
 impl ServiceStanding {
-    /// How a service stands now.
+    /// How a service stands now, with all of its instances.
     pub fn of(service: &ServiceTable) -> Self {
+        Self::with(service, service.endpoints())
+    }
+
+    /// How it stands for requests to some of them.
+    pub fn with(service: &ServiceTable, selected: &EndpointSet) -> Self {
         let traffic = service.traffic().map(|traffic| &**traffic);
         let limited = |limit, most: Option<u64>, used: &dyn Fn() -> u64| {
             most.map(|most| Limited { limit, used: used(), most })
@@ -58,19 +79,24 @@ impl ServiceStanding {
             ),
             limited("maxRetries", traffic.and_then(|traffic| traffic.most_retries), &taken(Use::Retry)),
         ];
-        let breaker = traffic.and_then(|traffic| traffic.trip).map(|_| described(service.open_for()));
+        let panic_because = selected.panic_because();
+        let concurrency = service.concurrency().map(|(limit, under_way)| Concurrency { limit, under_way });
         Self {
-            breaker,
-            retries_left: service.retries_left(now()),
+            panic: panic_because.is_some(),
+            panic_because,
+            breaker: service.breaker().map(described),
+            retries_left: service.retries_left(),
             limits: limits.into_iter().flatten().collect(),
+            concurrency,
         }
     }
 }
 
-fn described(open_for: Option<Duration>) -> String {
-    match open_for {
-        None => "closed".to_owned(),
-        Some(Duration::ZERO) => "half-open: the next request tries".to_owned(),
-        Some(left) => format!("open for another {}", humantime::format_duration(left)),
+fn described(stance: Stance) -> String {
+    match stance {
+        Stance::Closed => "closed".to_owned(),
+        Stance::Open(left) => format!("open for another {}", humantime::format_duration(left)),
+        Stance::HalfOpen { probing: false } => "half-open: the next request tries".to_owned(),
+        Stance::HalfOpen { probing: true } => "half-open: one request tries".to_owned(),
     }
 }

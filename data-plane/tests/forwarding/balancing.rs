@@ -1,9 +1,18 @@
-//! The policy of a service at work: keys are taken from requests, and answers are measured where somebody asks.
+//! The policy of a service at work: keys are taken from requests, answers are measured where somebody asks, and zones and new
+//! instances get the shares that they should.
 
-use std::{collections::BTreeSet, net::SocketAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::SocketAddr,
+    time::Duration,
+};
 
-use waypost_proto::v1::{
-    BalancerKind, DeclaredEntry, HashKey, LoadBalancer, TrafficEntry, declared_entry::Kind, hash_key,
+use waypost_proto::{
+    time::wire_duration,
+    v1::{
+        BalancerKind, DeclaredEntry, HashKey, InstanceState, LoadBalancer, TrafficEntry, ZoneAware,
+        declared_entry::Kind, hash_key,
+    },
 };
 use waypost_proxy::serve::ServeConfig;
 
@@ -11,7 +20,11 @@ use crate::support::{Instance, Proxy, api, nobody};
 
 fn balanced(kind: BalancerKind, hash: Vec<hash_key::Kind>) -> DeclaredEntry {
     let hash = hash.into_iter().map(|kind| HashKey { kind: Some(kind) }).collect();
-    let load_balancer = Some(LoadBalancer { kind: kind.into(), hash, ..LoadBalancer::default() });
+    declared(LoadBalancer { kind: kind.into(), hash, ..LoadBalancer::default() })
+}
+
+fn declared(load_balancer: LoadBalancer) -> DeclaredEntry {
+    let load_balancer = Some(load_balancer);
     let entry = TrafficEntry { service: Some(api().to_wire()), load_balancer, ..TrafficEntry::default() };
     DeclaredEntry { id: "traffic/default/api".into(), kind: Some(Kind::Traffic(entry)) }
 }
@@ -68,6 +81,68 @@ async fn requests_with_the_same_key_go_to_the_same_instance() {
         assert_eq!(all.len(), 5, "{kind:?}: all get some of thirty keys");
         assert!(answering(&proxy, "", "", 40).await.len() > 1, "{kind:?}: without a key they are spread");
     }
+}
+
+/// How many of so many requests each one answers.
+async fn shares(proxy: &Proxy, times: usize) -> BTreeMap<String, usize> {
+    let mut client = proxy.client().await;
+    let mut counts = BTreeMap::new();
+    for _ in 0..times {
+        client.send("GET /api/ HTTP/1.1\r\nhost: test\r\n\r\n").await;
+        *counts.entry(client.response().await.text()).or_default() += 1;
+    }
+    counts
+}
+
+fn counted(counts: &[(&str, usize)]) -> BTreeMap<String, usize> {
+    counts.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+}
+
+#[tokio::test]
+async fn requests_stay_in_the_zone_until_too_few_instances_there_take_any() {
+    let instances = instances(3).await;
+    let all = addresses(&instances);
+    let [first, second, far] = all[..] else { unreachable!("there are three") };
+    let mut proxy = Proxy::new(ServeConfig::default(), &all).in_zone("near");
+    for (address, zone) in [(first, "near"), (second, "near"), (far, "far")] {
+        proxy.put(address, zone, InstanceState::Up);
+    }
+    let load_balancer = LoadBalancer {
+        kind: BalancerKind::RoundRobin.into(),
+        zone_aware: Some(ZoneAware { minimum_instances: 2 }),
+        ..LoadBalancer::default()
+    };
+    proxy.declare(vec![declared(load_balancer)]);
+    assert_eq!(shares(&proxy, 60).await, counted(&[("a", 30), ("b", 30)]));
+    proxy.put(first, "near", InstanceState::Down);
+    assert_eq!(shares(&proxy, 60).await, counted(&[("b", 30), ("c", 30)]), "too few are left");
+    proxy.put(first, "near", InstanceState::Up);
+    assert_eq!(shares(&proxy, 60).await, counted(&[("a", 30), ("b", 30)]));
+}
+
+#[tokio::test]
+async fn a_new_instance_begins_with_a_tenth_of_its_share() {
+    let instances = instances(3).await;
+    let all = addresses(&instances);
+    let mut proxy = Proxy::new(ServeConfig::default(), &all[..2]);
+    let load_balancer = LoadBalancer {
+        kind: BalancerKind::RoundRobin.into(),
+        slow_start: Some(wire_duration(Duration::from_secs(3600))),
+        ..LoadBalancer::default()
+    };
+    proxy.declare(vec![declared(load_balancer)]);
+    assert_eq!(
+        shares(&proxy, 60).await,
+        counted(&[("a", 30), ("b", 30)]),
+        "nobody knows since when they are there"
+    );
+    proxy.put(all[2], "", InstanceState::Up);
+    let found = shares(&proxy, 420).await;
+    // By lot, 20 of them are its share; with a third it would have 140.
+    let new = found.get("c").copied().unwrap_or_default();
+    assert!((1..=70).contains(&new), "{found:?}");
+    proxy.undeclare(&["traffic/default/api".to_owned()]);
+    assert_eq!(shares(&proxy, 60).await, counted(&[("a", 20), ("b", 20), ("c", 20)]));
 }
 
 #[tokio::test]

@@ -6,10 +6,10 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
-use tokio::{io::AsyncWriteExt, net::TcpListener};
+use tokio::{io::AsyncWriteExt, net::TcpListener, sync::mpsc};
 use tokio_stream::wrappers::TcpListenerStream;
 use tonic_health::ServingStatus;
 use waypost_proto::{
@@ -23,8 +23,10 @@ use waypost_proto::{
 use waypost_proxy::serve::ServeConfig;
 
 use crate::{
+    breaker::Asked,
+    log,
     secure::{Authority, accept, backend_tls},
-    support::{Instance, Proxy, api, nobody, soon, until},
+    support::{Client, Instance, Proxy, api, nobody, soon, until},
 };
 
 /// An instance that answers 200 or 500, and its checks at `/healthz` with 200 or 503, as it is told.
@@ -146,6 +148,53 @@ async fn who_answers_a_single_request_well_again_comes_back() {
 }
 
 #[tokio::test]
+async fn however_many_come_one_alone_probes_who_was_ejected() {
+    let (mut bad, good) = (Asked::start().await, Fickle::start(true).await);
+    let address = bad.instance.address;
+    let mut proxy = Proxy::new(ServeConfig::default(), &[address, good.address()]);
+    proxy.declare(vec![treated(ejecting(Duration::from_millis(1)))]);
+    let asking = |answers: &mpsc::UnboundedSender<u16>, mut client: Client| {
+        let answers = answers.clone();
+        tokio::spawn(async move {
+            client.send("GET /api/ HTTP/1.1\r\nhost: test\r\n\r\n").await;
+            let _ = answers.send(client.response().await.status);
+        });
+    };
+    let (answered, mut answers) = mpsc::unbounded_channel();
+    // In turn.
+    for _ in 0..6 {
+        asking(&answered, proxy.client().await);
+        tokio::select! {
+            status = answers.recv() => assert_eq!(status, Some(200)),
+            request = bad.request() => {
+                request.send("HTTP/1.1 500 Oh\r\ncontent-length: 0\r\n\r\n").expect("it waits");
+                assert_eq!(soon("its answer", answers.recv()).await, Some(500));
+            }
+        }
+    }
+    until_health(&proxy, address, "ejected: 3 errors in a row, one request is to find out").await;
+    let begun = Instant::now();
+    for _ in 0..40 {
+        asking(&answered, proxy.client().await);
+    }
+    let probe = bad.request().await;
+    let mut others = Vec::new();
+    for _ in 0..39 {
+        tokio::select! {
+            status = answers.recv() => assert_eq!(status, Some(200), "the other instance answers it"),
+            request = bad.request() => others.push(request),
+        }
+    }
+    // Another one may go each second.
+    let waited = usize::try_from(begun.elapsed().as_secs()).expect("a while");
+    assert!(others.len() <= waited, "{} beside the one that probes, in {waited} s", others.len());
+    for request in others.into_iter().chain([probe]) {
+        request.send("HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n").expect("it waits");
+    }
+    until_health(&proxy, address, "well").await;
+}
+
+#[tokio::test]
 async fn where_most_are_ejected_all_take_requests() {
     let (one, two) = (Fickle::start(false).await, Fickle::start(false).await);
     let mut proxy = Proxy::new(ServeConfig::default(), &[one.address(), two.address()]);
@@ -154,6 +203,24 @@ async fn where_most_are_ejected_all_take_requests() {
     assert!(one.requests() > 3 && two.requests() > 3, "{} {}", one.requests(), two.requests());
     let table = proxy.table();
     assert!(table.service(&api()).expect("the service").endpoints().panics());
+}
+
+#[tokio::test]
+async fn the_log_says_when_a_service_panics_and_when_that_is_over() {
+    log::keep();
+    let mut instances = Vec::new();
+    for _ in 0..7 {
+        instances.push(Fickle::start(false).await);
+    }
+    let addresses: Vec<_> = instances.iter().map(Fickle::address).collect();
+    let mut proxy = Proxy::new(ServeConfig::default(), &addresses);
+    proxy.declare(vec![treated(ejecting(LONG))]);
+    assert_eq!(errors(&ask(&proxy, 100).await), 100);
+    let began = ["WARN ", "service=api", "0 of 7 instances are well", "panic"];
+    until("it is said", || log::lines(&began).len() == 1).await;
+    proxy.undeclare(&["traffic/default/api".to_owned()]);
+    until("its end is said", || !log::lines(&["INFO ", "service=api", "the panic is over"]).is_empty()).await;
+    assert_eq!(log::lines(&began).len(), 1, "once");
 }
 
 #[tokio::test]

@@ -8,6 +8,7 @@ mod balancing;
 mod basics;
 mod blame;
 mod bodies;
+mod breaker;
 mod check_load;
 mod declared;
 mod faults;

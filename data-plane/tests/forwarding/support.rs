@@ -110,6 +110,19 @@ impl Proxy {
         self
     }
 
+    /// The same, where the proxy is in a zone. What is declared from now on goes by it.
+    pub(crate) fn in_zone(mut self, zone: &str) -> Self {
+        self.compiler = self.compiler.in_zone(zone);
+        self
+    }
+
+    /// Puts an HTTP/1.1 instance, in a zone and a state.
+    pub(crate) fn put(&mut self, instance: SocketAddr, zone: &str, state: InstanceState) {
+        let mut instances = endpoints(Protocol::Http1, state, &[instance]);
+        instances.iter_mut().for_each(|endpoint| endpoint.zone = zone.into());
+        self.change(Change { instances, ..Change::default() });
+    }
+
     /// Serves by the table after a change.
     pub(crate) fn change(&mut self, change: Change) {
         let revision = self.snapshot.revision() + 1;

@@ -89,6 +89,9 @@ pub(crate) enum Command {
         name: Option<String>,
     },
     /// List instances
+    ///
+    /// With why each is in its state, and how many proxies pass it over and why. Whether a proxy panics or has its
+    /// circuit breaker open is known to that proxy alone: `waypost explain` asks it.
     Instances(InstancesArgs),
     /// List the routes in force, and the claims that lost
     Routes,
@@ -105,6 +108,10 @@ pub(crate) enum Command {
     /// Take an instance out of rotation, or put it back
     Drain(DrainArgs),
     /// Force an instance up or down for a time, whatever its health says
+    ///
+    /// This is the registry's word. `down` takes it out of rotation everywhere. `up` puts it into rotation, and no more: a
+    /// proxy that ejects it, whose own checks fail or that cannot connect to it passes it over all the same, until it
+    /// finds it well. `waypost instances` shows how many do, and `waypost explain` why one does.
     Override(OverrideArgs),
     /// Show instances as they come, change and go, until Ctrl-C
     Watch {

@@ -136,5 +136,14 @@ async fn an_instance_that_beats_and_fails_gets_little_until_it_answers() {
     for load in loads {
         load.stop().await;
     }
+    let events = cluster.api().events("shop").await.expect("events");
+    let of_share = events.iter().filter(|event| event.kind() == EventKind::Share);
+    let of_share: Vec<(&str, &str)> =
+        of_share.map(|event| (event.instance.as_ref().map_or("", |key| &key.id), &*event.reason)).collect();
+    let [(demoted, why), (restored, well)] = of_share[..] else { panic!("two changes: {of_share:?}") };
+    let answers_again = "proxies see it answer again: it gets all of its share";
+    assert_eq!((demoted, restored, well), ("fails", "fails", answers_again));
+    assert!(why.starts_with("it gets 10 % of its share: it beats, but "), "{why}");
+    assert!(why.contains("none an answer"), "{why}");
     drop((fails, answers));
 }

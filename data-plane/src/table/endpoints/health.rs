@@ -108,10 +108,20 @@ impl EndpointSet {
 
     /// Whether so few members are well that those that are not take requests too.
     pub fn panics(&self) -> bool {
-        let is_passed_over =
-            |member: &Arc<EndpointState>| !member.hot.conduct.ejection.is_well(self.care.heed);
-        self.members.iter().any(is_passed_over)
-            && self.care.panic.is_for(self.count_well(now), self.members.len())
+        self.panic_because().is_some()
+    }
+
+    /// Why they do, in words, where they do.
+    pub(crate) fn panic_because(&self) -> Option<String> {
+        let (heed, panic) = (self.care.heed, &self.care.panic);
+        let is_passed_over = |member: &Arc<EndpointState>| !member.hot.conduct.ejection.is_well(heed);
+        if !self.members.iter().any(is_passed_over) {
+            return None;
+        }
+        let (well, all) = (self.count_well(now), self.members.len());
+        let asked = panic.below_percent();
+        let because = || format!("{well} of {all} instances are well, and the policy asks for {asked} %");
+        panic.is_for(well, all).then(because)
     }
 
     /// How many take requests without a doubt: they are not passed over, nor cool down.
@@ -122,10 +132,20 @@ impl EndpointSet {
         self.members.iter().filter(is_well).count()
     }
 
-    /// Begins a request to a member that is wanted for another reason than balance, unless it is passed over.
+    /// Begins a request to a member that is wanted for another reason than balance, unless it is passed over, or cools
+    /// down after a failure and this is not the request that probes it.
     pub(crate) fn begin_at(&self, member: &Arc<EndpointState>) -> Option<InFlight> {
+        self.begin_wanted(member, now)
+    }
+
+    fn begin_wanted(&self, member: &Arc<EndpointState>, now: impl Fn() -> u64) -> Option<InFlight> {
         let guard = self.guard(&now);
-        if guard.claim(member) { guard.begin(member) } else { None }
+        // Who is passed over anyway must not cost the one probe.
+        let claims = !member.is_draining()
+            && guard.lets(member)
+            && member.hot.cooldown.claim(&now)
+            && guard.claim(member);
+        claims.then(|| guard.begin(member)).flatten()
     }
 
     /// Begins another request to a member that has just had one.
@@ -245,6 +265,18 @@ mod tests {
             let picked = set.pick_at(None, &[], &mut seed, || 2).expect("all take requests");
             assert_eq!(picked.endpoint().id(), set.members()[turn % 2].id());
         }
+    }
+
+    #[test]
+    fn who_is_wanted_cools_down_like_any_other() {
+        let set = set_of(&[1, 1], PolicyName::RoundRobin);
+        let wanted = &set.members()[0];
+        put(wanted, Condition::Cooling);
+        let begin = |now: u64| set.begin_wanted(wanted, || now).is_some();
+        assert!(!begin(500), "others take its requests");
+        assert!(begin(1_001) && !begin(1_001), "one request probes");
+        wanted.report_success();
+        assert!(begin(1_002) && begin(1_002));
     }
 
     #[test]

@@ -112,6 +112,50 @@ fn requests_from_before_a_change_of_weight_still_count() {
 }
 
 #[test]
+fn limits_count_what_states_of_the_same_address_before_have_in_flight() {
+    let state = EndpointState::new(declared(1, 1), Arc::default());
+    let first = state.begin().expect("it does not drain");
+    let changed = |epoch: u64, zone: &str| {
+        let declared = declared_in(1, 5, zone);
+        Arc::new(Endpoint { epoch, ..declared.as_ref().clone() })
+    };
+    let mut states = vec![state];
+    for next in [changed(1, "a"), changed(1, "b"), changed(2, "b")] {
+        let before = states.last().expect("there is one");
+        let next = before.declared_anew(&next, None);
+        before.retire();
+        states.push(next);
+    }
+    let last = states.last().expect("there is one");
+    assert_eq!((last.load(), last.in_flight()), (1, 1));
+    let set = EndpointSet::new(vec![Arc::clone(last)], PolicyName::LeastRequest.policy()()).bounded(Some(2));
+    let second = set.pick(&[], &mut Rng::with_seed(1)).expect("there is room for one");
+    assert!(set.pick(&[], &mut Rng::with_seed(1)).is_none() && set.is_full_at(&[]) == Some(2));
+    drop(first);
+    assert_eq!(last.load(), 1);
+    assert!(set.pick(&[], &mut Rng::with_seed(1)).is_some(), "there is room again");
+    drop(second);
+    assert!(!last.hot.succeeds.load(Ordering::Relaxed), "who is done is looked at no more");
+}
+
+#[test]
+fn the_same_process_cools_down_on_unless_it_is_spoken_to_in_another_way() {
+    let state = EndpointState::new(declared(1, 1), Arc::default());
+    state.hot.cooldown.failed(7);
+    state.report_latency_at(Duration::from_millis(5), Outcome::Answered, Duration::from_secs(1));
+    let heavier = state.declared_anew(&declared(1, 5), None);
+    assert_eq!(heavier.hot.cooldown.due(), state.hot.cooldown.due());
+    assert!(heavier.latency_at(Duration::from_secs(1)).is_some(), "its answers take as long as before");
+    let anew = |change: &dyn Fn(&mut Endpoint)| {
+        let mut next = heavier.declared.as_ref().clone();
+        change(&mut next);
+        heavier.declared_anew(&Arc::new(next), None).hot.cooldown.due()
+    };
+    assert_eq!(anew(&|next| next.protocol = Protocol::Http2), 0);
+    assert_eq!(anew(&|next| next.epoch = 2), 0, "a new lease is a new process");
+}
+
+#[test]
 fn of_those_that_cool_down_the_soonest_is_tried() {
     let set = set_of(&[1, 1, 1], PolicyName::LeastRequest);
     for (member, failed_at) in set.members().iter().zip([30, 10, 20]) {

@@ -267,7 +267,7 @@ impl BackendReport {
             problem,
             filters: backend.filters.clone(),
             balancer: found.as_ref().map(|found| found.endpoints.balancer().name()),
-            standing: found.as_ref().map(|found| ServiceStanding::of(found.service)),
+            standing: found.as_ref().map(|found| ServiceStanding::with(found.service, found.endpoints)),
             endpoints: found
                 .map(|found| EndpointReport::all(found.service, found.endpoints))
                 .unwrap_or_default(),
@@ -353,7 +353,7 @@ impl RouteReport {
             service: target.service.key().to_string(),
             path: format!("{slash}{rest}"),
             balancer: target.endpoints.balancer().name(),
-            standing: ServiceStanding::of(target.service),
+            standing: ServiceStanding::with(target.service, target.endpoints),
             endpoints: EndpointReport::all(target.service, target.endpoints),
         }
     }

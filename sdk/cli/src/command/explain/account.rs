@@ -62,12 +62,12 @@ fn head(explanation: &Value, asked: Option<u64>, colour: bool) -> String {
         ("service", "service"),
         ("forwarded", "path"),
         ("balancer", "balancer"),
-        ("breaker", "breaker"),
     ] {
         if !text(&outcome[field]).is_empty() {
             pairs.push((name, text(&outcome[field]).into()));
         }
     }
+    pairs.extend(standing(outcome));
     let mut said = Table::of_pairs(pairs).render(colour);
     let others: Vec<&Value> = listeners.iter().filter(|one| one["chosen"] != true).collect();
     let mut rejected = Table::new(&["LISTENER", "NOT CHOSEN BECAUSE"]);
@@ -167,9 +167,6 @@ fn backend(said: &mut String, backend: &Value, colour: bool) {
     if let Some(balancer) = backend["balancer"].as_str() {
         let _ = write!(title, ", balanced by {balancer}");
     }
-    if let Some(breaker) = backend["breaker"].as_str() {
-        let _ = write!(title, ", breaker {breaker}");
-    }
     let _ = writeln!(said, "\n{}", table::harmless(&title));
     if let Some(problem) = backend["problem"].as_str() {
         let _ = writeln!(said, "  {}", table::paint(&table::harmless(problem), Some(Colour::Red), colour));
@@ -177,7 +174,49 @@ fn backend(said: &mut String, backend: &Value, colour: bool) {
     for filter in list(&backend["filters"]) {
         let _ = writeln!(said, "  filter {}", table::harmless(&filter.to_string()));
     }
+    indented(said, &Table::of_pairs(standing(backend)).render(colour));
     indented(said, &endpoints(list(&backend["endpoints"])).render(colour));
+}
+
+/// How the service stands at this proxy: what its breaker does, how much of each limit is used, and whether it panics. A
+/// proxy of an older version says less.
+fn standing(service: &Value) -> Vec<(&'static str, Cell)> {
+    let mut pairs: Vec<(&'static str, Cell)> = Vec::new();
+    if service["panic"] == true {
+        let why = match text(&service["panic_because"]) {
+            "" => "too few instances are well",
+            why => why,
+        };
+        let said = format!("{why}; so those that are ejected or ill take requests, too");
+        pairs.push(("panic", Cell::coloured(said, Some(Colour::Red))));
+    }
+    let breaker = text(&service["breaker"]);
+    if !breaker.is_empty() {
+        let shade = if breaker == "closed" { None } else { Some(Colour::Red) };
+        pairs.push(("breaker", Cell::coloured(breaker, shade)));
+    }
+    if let Some(left) = service["retries_left"].as_u64() {
+        let shade = if left == 0 { Some(Colour::Red) } else { None };
+        pairs.push(("retries left", Cell::coloured(left.to_string(), shade)));
+    }
+    pairs.extend(limits(service).map(|limits| ("limits used", limits)));
+    pairs
+}
+
+/// How much of each limit is used: `maxRequests 7 of 10`.
+fn limits(service: &Value) -> Option<Cell> {
+    let declared = list(&service["limits"]).iter();
+    let declared = declared.map(|limit| (text(&limit["limit"]), &limit["used"], &limit["most"]));
+    let concurrency = Some(&service["concurrency"]).filter(|concurrency| concurrency.is_object());
+    let followed = concurrency.map(|now| ("adaptiveConcurrency", &now["under_way"], &now["limit"]));
+    let (mut said, mut shade) = (Vec::new(), None);
+    for (name, used, most) in declared.chain(followed) {
+        said.push(format!("{name} {} of {}", number(used), number(most)));
+        if used.as_u64() >= most.as_u64() {
+            shade = Some(Colour::Red);
+        }
+    }
+    (!said.is_empty()).then(|| Cell::coloured(said.join(", "), shade))
 }
 
 fn endpoints(endpoints: &[Value]) -> Table {
@@ -301,6 +340,40 @@ mod tests {
             "cooling down: connections failed, for another 700 ms\n",
         ] {
             assert!(said.contains(part), "{part:?} in\n{said}");
+        }
+    }
+
+    #[test]
+    fn how_a_service_stands_is_told_of_backends_and_of_automatic_routes() {
+        let standing = json!({
+            "service": "cart", "balancer": "least-request", "endpoints": [],
+            "panic": true, "panic_because": "1 of 3 instances are well, and the policy asks for 50 %",
+            "breaker": "open for another 3s", "retries_left": 12,
+            "limits": [{ "limit": "maxRequests", "used": 7, "most": 10 }],
+            "concurrency": { "limit": 24, "under_way": 24 },
+        });
+        let mut automatic = standing.clone();
+        automatic["kind"] = "automatic".into();
+        for outcome in [automatic, json!({ "kind": "rule", "backends": [standing] })] {
+            let said = told(&json!({ "outcome": outcome }), None, false);
+            for parts in [
+                [
+                    "panic ",
+                    "1 of 3 instances are well, and the policy asks for 50 %; so those that are ejected",
+                ],
+                ["breaker ", "open for another 3s\n"],
+                ["retries left ", "12\n"],
+                ["limits used ", "maxRequests 7 of 10, adaptiveConcurrency 24 of 24\n"],
+            ] {
+                let line =
+                    said.split_inclusive('\n').find(|line| parts.iter().all(|part| line.contains(part)));
+                assert!(line.is_some(), "{parts:?} in\n{said}");
+            }
+        }
+        let older = json!({ "outcome": { "kind": "automatic", "service": "cart", "panic": false } });
+        let said = told(&older, None, false);
+        for absent in ["panic", "breaker", "retries left", "limits"] {
+            assert!(!said.contains(absent), "{absent:?} in\n{said}");
         }
     }
 
