@@ -13,6 +13,8 @@ use crate::case::{Case, case};
 pub(super) const CASES: &[&[Case]] = &[&[
     case!(Core "GRPCExactMethodMatching" "`service` and `method` match a call exactly, with case sensitivity" exact),
     case!(Core "GRPCExactMethodMatching" "a service alone matches all its methods; a method alone that of any" parts),
+    case!(Core "GRPCRouteMatching"
+        "precedence: the most characters of a service, then of a method, then the most headers" precedence),
     case!(Implementation "GRPCRegularExpressionMethodMatching"
         "with type RegularExpression, service and method are matched by regular expressions" regex),
     case!(Core "GRPCRouteHeaderMatching" "all headers of a match must be equal" headers),
@@ -76,6 +78,27 @@ async fn parts(scene: &Scene) {
     assert_eq!(call(scene, "/shop.v1.Carts/Watch").await, "h2c");
     assert_eq!(call(scene, "/shop.v1.Carts/Get").await, UNIMPLEMENTED);
     assert_eq!(call(scene, "/shop.v1.UsersAll/Get").await, UNIMPLEMENTED);
+}
+
+async fn precedence(scene: &Scene) {
+    let rules = "
+- {backendRefs: [{name: three}]}
+- {matches: [{method: {method: Watch}}], backendRefs: [{name: h2c}]}
+- {matches: [{method: {method: Watch}, headers: [{name: x-a, value: '1'}]}], backendRefs: [{name: one}]}
+- {matches: [{method: {service: shop.v1.Users}}], backendRefs: [{name: calls}]}
+- {matches: [{method: {service: shop.v1.Users, method: Get}}], backendRefs: [{name: two}]}";
+    route(scene, rules).await;
+    for (path, who) in [
+        ("/shop.v1.Users/Watch", "calls"),
+        ("/shop.v1.Users/Get", "two"),
+        ("/shop.v1.Carts/Watch", "h2c"),
+        ("/shop.v1.Carts/Get", "three"),
+    ] {
+        assert_eq!(call(scene, path).await, who, "{path}");
+    }
+    let marked = |path: &str| Ask::call("a.example", path).header("x-a", "1");
+    assert_eq!(taker(&scene.send(&marked("/shop.v1.Carts/Watch")).await), "one");
+    assert_eq!(taker(&scene.send(&marked("/shop.v1.Users/Watch")).await), "calls");
 }
 
 async fn regex(scene: &Scene) {
