@@ -31,6 +31,8 @@ pub(super) const CASES: &[&[Case]] = &[&[
         "a certificate for another name than `hostname` is not accepted" wrong_name),
     case!(Extended "BackendTLSPolicySANValidation"
         "with `subjectAltNames`, the certificate must have one of them, and need not have `hostname`" alt_names),
+    case!(Extended "BackendTLSPolicySANValidation"
+        "`*.example.com` in `subjectAltNames` is any name of one label more, or the same in the certificate" wildcard),
     case!(Extended "BackendTLSPolicy" "a backend that speaks no TLS gets no request in the clear" cleartext),
     case!(Extended "BackendTLSPolicy"
         "authorities that are not there are refused" no_authorities),
@@ -148,6 +150,20 @@ async fn alt_names(scene: &Scene) {
         assert_eq!(scene.who("a.example", "/").await, who, "{names}");
     }
     drop(vault);
+}
+
+async fn wildcard(scene: &Scene) {
+    let authority = Authority::new();
+    for (name, who) in [
+        ("a.example.com", "vault"),
+        ("*.example.com", "vault"),
+        ("a.b.example.com", "502 upstream_tls"),
+        ("example.com", "502 upstream_tls"),
+    ] {
+        let validation =
+            "hostname: vault.internal, subjectAltNames: [{type: Hostname, hostname: '*.example.com'}]";
+        assert_eq!(gets(scene, &authority, &authority.sign(&[name]), validation).await, who, "{name}");
+    }
 }
 
 async fn cleartext(scene: &Scene) {
