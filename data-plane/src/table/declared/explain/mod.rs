@@ -163,6 +163,9 @@ impl Failed<'_> {
             }
             Self::Header(header) => {
                 let wanted = header.pattern.wanted();
+                if header.is_host() {
+                    return format!("the host is no header field, and {wanted} is asked for; use hostnames");
+                }
                 match header.value(request.headers).map(|has| String::from_utf8_lossy(&has).into_owned()) {
                     Some(has) => format!("header {} is {has:?}, and {wanted} is asked for", header.name),
                     None => format!("header {} is missing, and {wanted} is asked for", header.name),
