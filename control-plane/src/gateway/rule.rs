@@ -127,9 +127,7 @@ fn grpc_path(spec: &GrpcMethodMatch) -> (RulePath, String) {
             (RulePath::Exact, format!("/{service}/{method}"))
         }
         (ValueMatchType::Exact, Some(service), None) => (RulePath::Prefix, format!("/{service}")),
-        (ValueMatchType::Exact, None, Some(method)) => {
-            (RulePath::GrpcMethod, method.clone())
-        }
+        (ValueMatchType::Exact, None, Some(method)) => (RulePath::GrpcMethod, method.clone()),
         (ValueMatchType::RegularExpression, service, method) => {
             let part = |part: &Option<String>| part.as_ref().map_or_else(any, |part| format!("(?:{part})"));
             (RulePath::Regex, format!("/{}/{}", part(service), part(method)))

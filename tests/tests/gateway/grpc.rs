@@ -1,6 +1,6 @@
 //! GRPCRoute: calls by service, method and metadata.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waypost_tests::{
     gateway::{Ask, Scene, gateway, grpc_route, http_route, listener_port},
@@ -21,6 +21,9 @@ pub(super) const CASES: &[&[Case]] = &[&[
     case!(Core "GRPCRouteListenerHostnameMatching" "hostnames choose calls by :authority" hostnames),
     case!(Core "GRPCRouteWeight" "calls are shared in proportion to weights" weights),
     case!(Core "GRPCRouteRequestHeaderModifier" "metadata of calls and answers is changed by filters" filters),
+    case!(Extended "GRPCRouteBackendRequestHeaderModification"
+        "filters of a backendRef change the metadata of the calls that it gets, and no others" backend_filters),
+    case!(Extended "GRPCRouteNamedRouteRule" "a rule's name is what the proxy explains calls with" named),
     case!(Core "GRPCRouteMatching" "a rule without matches takes every call" every),
     case!(Core "GRPCRouteMatching" "trailers arrive as the backend sent them" trailers),
     case!(Core "GRPCRouteMatching"
@@ -160,6 +163,41 @@ async fn filters(scene: &Scene) {
     let seen = ["x-set", "x-gone", "x-kept"].map(|name| arrived(&answer, name));
     assert_eq!(seen, ["s", "", "2"]);
     assert_eq!(answer.header("x-back"), "b");
+}
+
+async fn backend_filters(scene: &Scene) {
+    let filter = |value: &str| {
+        format!(
+            "[{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-set, value: {value}}}]}}}}]"
+        )
+    };
+    let rules = format!(
+        "\n- {{backendRefs: [{{name: calls, filters: {}}}, {{name: h2c, filters: {}}}]}}",
+        filter("first"),
+        filter("second")
+    );
+    route(scene, &rules).await;
+    let ask = Ask::call("a.example", "/a.B/C");
+    let mut connection = scene.connect(&ask).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..60 {
+        let answer = connection.send(&ask).await.expect("an answer");
+        seen.insert((taker(&answer), arrived(&answer, "x-set")));
+    }
+    let wanted = [("calls", "first"), ("h2c", "second")].map(|(who, set)| (who.to_owned(), set.to_owned()));
+    assert_eq!(seen, BTreeSet::from(wanted));
+}
+
+async fn named(scene: &Scene) {
+    let rules = "
+- {name: watchers, matches: [{method: {method: Watch}}], backendRefs: [{name: h2c}]}
+- {name: rest, backendRefs: [{name: calls}]}";
+    route(scene, rules).await;
+    for (path, name, who) in [("/a.B/Watch", "watchers", "h2c"), ("/a.B/Get", "rest", "calls")] {
+        let explained = scene.admin(&format!("/explain?method=POST&url=http://a.example{path}")).await;
+        assert_eq!(explained.json()["outcome"]["name"], name, "{path}: {}", explained.text());
+        assert_eq!(call(scene, path).await, who);
+    }
 }
 
 async fn every(scene: &Scene) {

@@ -125,7 +125,8 @@ impl SomePaths {
             PathMatch::Prefix(path) => self.prefixes.remove(path, placed),
             PathMatch::GrpcMethod(method) => remove_from(&mut self.grpc_methods, method, placed),
         }
-        let none_by_text = self.exact.is_empty() && self.prefixes.map.is_empty() && self.grpc_methods.is_empty();
+        let none_by_text =
+            self.exact.is_empty() && self.prefixes.map.is_empty() && self.grpc_methods.is_empty();
         Keep::unless(none_by_text && self.regexes.is_empty())
     }
 }

@@ -143,7 +143,8 @@ fn path_fits(wanted: &RuleMatch, path: &str) -> Option<(u8, usize)> {
         }
         RulePath::GrpcMethod => {
             let segments: Vec<&str> = path.split('/').collect();
-            let fits = matches!(*segments, ["", service, method] if !service.is_empty() && method == wanted.path);
+            let fits =
+                matches!(*segments, ["", service, method] if !service.is_empty() && method == wanted.path);
             fits.then_some((3, 0))
         }
     }
@@ -213,7 +214,13 @@ fn naive(snapshot: &Snapshot, own_port: u16, asked: &Asked) -> Option<Answer> {
             for (place, wanted) in rule.matches.iter().enumerate() {
                 let Some((kind, taken)) = path_fits(wanted, &asked.path) else { continue };
                 if rest_fits(rule, wanted, asked) {
-                    let length = if kind == 2 { taken } else if kind == 4 { 0 } else { wanted.path.len() };
+                    let length = if kind == 2 {
+                        taken
+                    } else if kind == 4 {
+                        0
+                    } else {
+                        wanted.path.len()
+                    };
                     let created_at = route.created_at.as_ref().map_or(0, |stamp| stamp.seconds);
                     let (headers, query) = (firsts(&wanted.headers).len(), firsts(&wanted.query).len());
                     let rank = (
