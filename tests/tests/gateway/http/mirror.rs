@@ -143,7 +143,8 @@ async fn share(scene: &Scene) {
 
 async fn body(scene: &Scene) {
     mirrors(scene, &["backendRef: {name: two}"]).await;
-    let body: Vec<u8> = (0..100_000_u32).flat_map(u32::to_le_bytes).collect();
+    // Less than a mirror may lie behind: more may be given up on a machine under load.
+    let body: Vec<u8> = (0..10_000_u16).flat_map(u16::to_le_bytes).collect();
     let ask = Ask::get("a.example", "/echo").method("POST").header("x-remember", "body").body(&body);
     let answer = scene.send(&ask).await;
     assert_eq!(answer.who(), "one");
