@@ -129,7 +129,7 @@ impl Answer {
         response
     }
 
-    fn detail(&self) -> &str {
+    pub(crate) fn detail(&self) -> &str {
         self.prepared.as_ref().map_or(&self.detail, |prepared| &prepared.detail)
     }
 

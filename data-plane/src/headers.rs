@@ -52,7 +52,11 @@ pub(crate) struct HopOptions {
 }
 
 /// A transfer coding that is not known here.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "the body has a transfer-encoding other than \"chunked\", which cannot be passed on; send it without, or as a \
+     content-encoding"
+)]
 pub(crate) struct UnknownCoding;
 
 /// What fields there are that need a second look, found in one go over their names.

@@ -60,6 +60,8 @@ struct Shared {
 struct Memory {
     /// Requests by the word of their `x-remember`.
     remembered: Mutex<HashMap<String, Vec<Remembered>>>,
+    /// What came to `/echo`, by the same word.
+    echoed: Mutex<HashMap<String, Vec<u8>>>,
     /// How often `/flaky` was asked, by key.
     asked: Mutex<HashMap<String, u64>>,
     /// Whether everything is answered with 503.
@@ -125,6 +127,11 @@ impl SampleService {
     /// The requests that came in with this word in `x-remember`.
     pub fn remembered(&self, word: &str) -> Vec<Remembered> {
         self.memory.remembered.lock().get(word).cloned().unwrap_or_default()
+    }
+
+    /// The bodies that came to `/echo` with this word in `x-remember`, as far as they have come.
+    pub fn echoed(&self, word: &str) -> Vec<u8> {
+        self.memory.echoed.lock().get(word).cloned().unwrap_or_default()
     }
 
     /// Answers everything with 503 from now on, or no longer.

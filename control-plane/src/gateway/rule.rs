@@ -1,7 +1,8 @@
 //! Rules: which requests, what is done with them, and who answers; of an `HTTPRoute` and of a `GRPCRoute`.
 //!
 //! A gRPC call is a request for `/<service>/<method>`, so a method match becomes a path match: exact where both are
-//! named, a prefix where only the service is, a regular expression otherwise.
+//! named, a prefix where only the service is, and where only the method is a kind of its own, which goes after those that
+//! name a service; a regular expression where that is asked for.
 //!
 //! Deliberately absent: how matches are compared and ranked (the data plane does both).
 
@@ -126,26 +127,12 @@ fn grpc_path(spec: &GrpcMethodMatch) -> (RulePath, String) {
             (RulePath::Exact, format!("/{service}/{method}"))
         }
         (ValueMatchType::Exact, Some(service), None) => (RulePath::Prefix, format!("/{service}")),
-        (ValueMatchType::Exact, None, Some(method)) => {
-            (RulePath::Regex, format!("/{}/{}", any(), literal(method)))
-        }
+        (ValueMatchType::Exact, None, Some(method)) => (RulePath::GrpcMethod, method.clone()),
         (ValueMatchType::RegularExpression, service, method) => {
             let part = |part: &Option<String>| part.as_ref().map_or_else(any, |part| format!("(?:{part})"));
             (RulePath::Regex, format!("/{}/{}", part(service), part(method)))
         }
     }
-}
-
-/// A text as a regular expression that stands for itself.
-fn literal(text: &str) -> String {
-    let mut escaped = String::with_capacity(text.len());
-    for character in text.chars() {
-        if !character.is_ascii_alphanumeric() && character != '_' {
-            escaped.push('\\');
-        }
-        escaped.push(character);
-    }
-    escaped
 }
 
 fn header(spec: &ValueMatch) -> RuleValue {

@@ -5,8 +5,12 @@
 //! | `url` | `http://host/path?query`, or a path alone; needed |
 //! | `method` | GET where it is missing |
 //! | `header` | `name:value`; may be there more than once |
-//! | `port` | the listener's port; where it is missing the URL's, if a listener has that, or else the proxy's own |
+//! | `port` | the listener's port; where it is missing the URL's (443 or 80 where it names none), if a listener has that, or else the proxy's own |
 //! | `revision` | by the routing of an older revision that is kept; else by the current table |
+//!
+//! The request is looked at as of a client that is not trusted, after what is done to every request before it is matched:
+//! fields of one hop are gone, `x-forwarded-*` are the proxy's own (of the client's address `unknown`). It came over TLS
+//! where the URL begins with `https`, or with no scheme and the listeners for the host speak TLS alone.
 //!
 //! With `POST` the body is a `waypost.v1.Preview` as JSON, which the control plane answers a dry run with: the request is
 //! explained by the current table with these entries in place.
@@ -18,9 +22,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Uri,
-    header::{CONTENT_TYPE, HOST},
-    uri::{Authority, PathAndQuery},
+    HeaderMap, HeaderName, HeaderValue, Method, Uri, Version,
+    header::CONTENT_TYPE,
+    uri::{PathAndQuery, Scheme},
 };
 use serde::Serialize;
 use waypost_proto::{
@@ -29,13 +33,17 @@ use waypost_proto::{
 };
 
 use super::{Admin, problem};
-use crate::table::{
-    NotKept, Served, Table,
-    declared::{
-        RequestView,
-        explain::{Explanation, explain},
+use crate::{
+    forward::{host_of, https_only},
+    headers::{self, Sender},
+    table::{
+        NotKept, Served, Table,
+        declared::{
+            RequestView,
+            explain::{Explanation, explain, is_https_only},
+        },
+        path,
     },
-    path,
 };
 
 /// The most bytes that a preview may have.
@@ -150,14 +158,14 @@ fn explained(admin: &Admin, parameters: &str, preview: Option<&[u8]>) -> Result<
     };
     let revision = table.position().revision;
     let Some(body) = preview else {
-        let explanation = question.answer(&table);
+        let explanation = question.answer(&table)?;
         return Ok(Explained { revision, current: is_current, preview: None, explanation });
     };
     let preview: Preview = serde_json::from_slice(body).map_err(|error| {
         invalid(format!("the preview is no waypost.v1.Preview that this proxy understands: {error}"))
     })?;
     let table = table.with(&preview).map_err(|error| invalid(error.to_string()))?;
-    let explanation = question.answer(&table);
+    let explanation = question.answer(&table)?;
     Ok(Explained { revision, current: false, preview: Some(PreviewReport::of(&preview)), explanation })
 }
 
@@ -176,11 +184,13 @@ fn not_kept(refused: &NotKept) -> Error {
 #[derive(Debug)]
 struct Question {
     method: Method,
-    host: String,
+    scheme: Option<Scheme>,
+    host: HeaderValue,
     path: String,
     query: Option<String>,
     headers: HeaderMap,
     port: Option<u16>,
+    /// The URL's, or its scheme's.
     url_port: Option<u16>,
     revision: Option<u64>,
 }
@@ -223,32 +233,56 @@ impl Question {
             }
         }
         let url = url.ok_or_else(|| invalid("url=http://HOST/PATH or url=/PATH is missing".to_owned()))?;
-        let field = headers.remove(HOST).and_then(|value| value.to_str().map(str::to_owned).ok());
-        let host = url.authority().map(Authority::as_str).map(str::to_owned).or(field).unwrap_or_default();
-        let url_port = url.port_u16();
-        let target = url.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
+        // A question without a host is as a request of HTTP/1.0, which may do without.
+        let host = host_of(&url, &headers, Version::HTTP_10).map_err(|answer| refused(answer.detail()))?;
+        let by_scheme = match url.scheme_str() {
+            Some("https") => Some(443),
+            Some("http") => Some(80),
+            _ => None,
+        };
+        let url_port = url.port_u16().or(by_scheme);
+        let parts = url.into_parts();
+        let target = parts.path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let path = path::normalised(target.path())
-            .map_err(|error| invalid(format!("the proxy answers 400: the path has {error}")))?
+            .map_err(|error| refused(&format!("the path has {error}")))?
             .into_owned();
-        let query = target.query().map(str::to_owned);
-        Ok(Self { method, host, path, query, headers, port, url_port, revision })
+        let (scheme, query) = (parts.scheme, target.query().map(str::to_owned));
+        Ok(Self { method, scheme, host, path, query, headers, port, url_port, revision })
     }
 
     /// Answers it.
-    fn answer(&self, table: &Table) -> Explanation {
+    ///
+    /// # Errors
+    /// Why the proxy would refuse the request.
+    fn answer(&self, table: &Table) -> Result<Explanation, Error> {
         let has_listener =
             |port: &u16| table.listeners().any(|listener| listener.entry.port == u32::from(*port));
         let port = self.port.or_else(|| self.url_port.filter(has_listener)).unwrap_or(0);
+        let host = self.host.to_str().unwrap_or_default();
+        let https_alone = is_https_only(table, port, host);
+        let tls = self.scheme.as_ref().map_or(https_alone, |scheme| *scheme == Scheme::HTTPS);
+        let mut fields = self.headers.clone();
+        let address = HeaderValue::from_static("unknown");
+        let sender = Sender { address: &address, trusted: false, tls, version: Version::HTTP_11 };
+        headers::request(&mut fields, &sender, &self.host).map_err(|error| refused(&error.to_string()))?;
+        if https_alone && !tls {
+            return Err(refused(&https_only(host)));
+        }
         let request = RequestView {
             method: &self.method,
-            host: &self.host,
+            host,
             path: &self.path,
             query: self.query.as_deref(),
-            headers: &self.headers,
+            headers: &fields,
             port,
         };
-        explain(table, &request)
+        Ok(explain(table, &request))
     }
+}
+
+/// What the proxy would not take from anybody.
+fn refused(why: &str) -> Error {
+    invalid(format!("the proxy answers 400: {why}"))
 }
 
 fn invalid(message: String) -> Error {

@@ -12,7 +12,7 @@ use waypost_proto::{
     snapshot::{Change, Snapshot},
     v1::{
         self, AdaptiveConcurrency, CircuitBreaker, DeclaredEntry, InstanceState, OutlierDetection,
-        TrafficEntry, declared_entry,
+        TrafficEntry, declared_entry::Kind,
     },
 };
 
@@ -20,7 +20,7 @@ use super::*;
 use crate::{
     balance::PolicyName,
     health::Cause,
-    table::{Lengths, Table},
+    table::{Lengths, Table, declared},
 };
 
 fn admin() -> Admin {
@@ -165,7 +165,7 @@ fn panicking() -> Arc<Table> {
         adaptive_concurrency: Some(AdaptiveConcurrency { minimum: 9, maximum: 9 }),
         ..TrafficEntry::default()
     };
-    let kind = Some(declared_entry::Kind::Traffic(entry));
+    let kind = Some(Kind::Traffic(entry));
     let second =
         v1::InstanceSpec { service: "users".into(), address: "10.0.0.2:80".into(), ..Default::default() };
     let second = InstanceSpec::from_wire(&second).expect("a good spec");
@@ -247,9 +247,16 @@ async fn it_explains_where_a_request_goes() {
     assert_eq!(found["outcome"]["balancer"], "least-request");
     assert_eq!(found["outcome"]["endpoints"][0]["selected"], true);
     assert_eq!(json(&admin, "/explain?url=/nothing&method=POST").await["outcome"]["kind"], "no_route");
-    for wrong in
-        ["", "?url=/a&header=x", "?url=/a&port=99999", "?url=/a&colour=red", "?url=/a/../b", "?method=GET"]
-    {
+    for wrong in [
+        "",
+        "?url=/a&header=x",
+        "?url=/a&header=host:a%2Fb",
+        "?url=/a&header=transfer-encoding:gzip",
+        "?url=/a&port=99999",
+        "?url=/a&colour=red",
+        "?url=/a/../b",
+        "?method=GET",
+    ] {
         let (status, body) = get_path(&admin, &format!("/explain{wrong}")).await;
         assert!(status == 400 && body.contains("invalid_argument"), "{wrong}: {status} {body}");
     }
@@ -261,6 +268,82 @@ async fn post_json(admin: &Admin, path: &str, kind: &str, body: impl Into<Body>)
     let status = response.status().as_u16();
     let body = response.into_body().collect().await.expect("a whole body").to_bytes();
     (status, serde_json::from_slice(&body).expect("JSON"))
+}
+
+/// The table of a route for requests with a header field, at the proxy's own listener, at 80 and 443.
+fn listening(field: &str, value: &str) -> Arc<Table> {
+    let listener = |name: &str, port, protocol: v1::ListenerProtocol| DeclaredEntry {
+        id: format!("listener/default/edge/{name}"),
+        kind: Some(Kind::Listener(v1::ListenerEntry {
+            name: name.to_owned(),
+            port,
+            protocol: protocol.into(),
+            ..v1::ListenerEntry::default()
+        })),
+    };
+    let attach = |listener: &str| v1::Attachment { listener: listener.to_owned(), hostnames: Vec::new() };
+    let attachments =
+        ["listener/default/edge/plain", "listener/default/edge/tls", declared::OWN_LISTENER].map(attach);
+    let matches = v1::RuleMatch {
+        path_kind: v1::RulePath::Prefix.into(),
+        path: "/".to_owned(),
+        headers: vec![v1::RuleValue { name: field.to_owned(), value: value.to_owned(), regex: false }],
+        ..v1::RuleMatch::default()
+    };
+    let rule = v1::RouteRule { matches: vec![matches], ..v1::RouteRule::default() };
+    let route =
+        v1::RuleRoute { attachments: attachments.to_vec(), rules: vec![rule], ..v1::RuleRoute::default() };
+    let change = Change {
+        declared: vec![
+            listener("plain", 80, v1::ListenerProtocol::Http),
+            listener("tls", 443, v1::ListenerProtocol::Https),
+            DeclaredEntry { id: "httproute/default/r".to_owned(), kind: Some(Kind::Route(route)) },
+        ],
+        ..Change::default()
+    };
+    let (snapshot, _) = Snapshot::empty("h").change(change, 7, true).expect("it is sound");
+    Table::of(&snapshot, &PolicyName::default().policy())
+}
+
+#[tokio::test]
+async fn a_url_without_a_port_is_for_the_listener_of_its_scheme() {
+    let admin = admin();
+    admin.table.store(listening("x-forwarded-proto", "https"));
+    for (url, port) in [
+        ("https://a.example/", 443),
+        ("http://a.example/", 80),
+        ("http://a.example:81/", 0),
+        ("/", 0),
+        ("https://a.example/&port=80", 80),
+    ] {
+        let found = json(&admin, &format!("/explain?url={url}")).await;
+        assert_eq!(found["request"]["port"], port, "{url}");
+    }
+    admin.table.store(table());
+    assert_eq!(json(&admin, "/explain?url=https://a.example/users").await["request"]["port"], 0);
+}
+
+#[tokio::test]
+async fn a_request_is_explained_as_it_is_matched_when_it_comes() {
+    let admin = admin();
+    for (field, value, question, fits) in [
+        ("x-forwarded-proto", "https", "https://a.example/", true),
+        ("x-forwarded-proto", "https", "/&port=443", true),
+        ("x-forwarded-proto", "https", "http://a.example/&header=x-forwarded-proto:https", false),
+        ("x-forwarded-host", "a.example", "http://a.example/&header=x-forwarded-host:b.example", true),
+        ("x-a", "1", "http://a.example/&header=x-a:1", true),
+        ("x-a", "1", "http://a.example/&header=x-a:1&header=connection:x-a", false),
+        ("x-waypost-a", "1", "http://a.example/&header=x-waypost-a:1", false),
+        ("host", "a.example", "http://a.example/", false),
+        ("host", "a.example", "/&header=host:a.example", false),
+    ] {
+        admin.table.store(listening(field, value));
+        let found = json(&admin, &format!("/explain?url={question}")).await;
+        let wanted = if fits { "rule" } else { "no_route" };
+        assert_eq!(found["outcome"]["kind"], wanted, "{field} {question}: {found:#}");
+    }
+    let (status, body) = get_path(&admin, "/explain?url=http://a.example/&port=443").await;
+    assert!(status == 400 && body.contains("a.example is served over HTTPS only"), "{status} {body}");
 }
 
 /// The preview of a route at the proxy's own listener for all that begins with a prefix, to a service.

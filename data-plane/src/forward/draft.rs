@@ -70,13 +70,8 @@ impl Draft {
             tls: scope.client.tls().is_some(),
             version: parts.version,
         };
-        let mut options = headers::request(&mut parts.headers, &sender, &host).map_err(|_| {
-            Answer::new(
-                Reason::BadRequest,
-                "the body has a transfer-encoding other than \"chunked\", which cannot be passed on; send it \
-                 without, or as a content-encoding",
-            )
-        })?;
+        let mut options = headers::request(&mut parts.headers, &sender, &host)
+            .map_err(|unknown| Answer::new(Reason::BadRequest, unknown.to_string()))?;
         if stream.is_some() {
             options.upgrade = Some(websocket::Stream::protocol());
         }
@@ -305,7 +300,7 @@ fn normalised(target: PathAndQuery) -> Result<PathAndQuery, Answer> {
 
 /// The host that the request is for: the target's where it has one (RFC 9112, section 3.2.2; RFC 9113, section
 /// 8.3.1), else the one `Host` field. HTTP/1.0 may do without.
-fn host_of(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<HeaderValue, Answer> {
+pub(crate) fn host_of(uri: &Uri, headers: &HeaderMap, version: Version) -> Result<HeaderValue, Answer> {
     let refuse = |detail: &str| Err(Answer::new(Reason::BadRequest, detail));
     let mut fields = headers.get_all(HOST).iter();
     let (field, more) = (fields.next(), fields.next());

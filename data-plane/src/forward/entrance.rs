@@ -20,10 +20,7 @@ pub(super) fn check(client: &ClientConnection, edge: &Edge, host: &str) -> Resul
     let Some(port) = edge.tls_port(client.port()) else { return Ok(()) };
     let Some(tls) = client.tls() else {
         return match port.site(host) {
-            Some(site) if !site.is_plain => Err(Answer::new(
-                Reason::BadRequest,
-                format!("{host} is served over HTTPS only, and this is plain HTTP; ask again with https://"),
-            )),
+            Some(site) if !site.is_plain => Err(Answer::new(Reason::BadRequest, https_only(host))),
             _ => Ok(()),
         };
     };
@@ -39,4 +36,9 @@ pub(super) fn check(client: &ClientConnection, edge: &Edge, host: &str) -> Resul
         )),
         _ => Ok(()),
     }
+}
+
+/// Why plain HTTP for a host is refused whose listeners speak TLS alone.
+pub(crate) fn https_only(host: &str) -> String {
+    format!("{host} is served over HTTPS only, and this is plain HTTP; ask again with https://")
 }

@@ -40,6 +40,8 @@ use self::{answered::Answered, attempt::Attempts, declared::Taken, draft::Draft}
 pub(crate) use self::{
     body::ResponseBody,
     client_body::ClientBody,
+    draft::host_of,
+    entrance::https_only,
     mirror::MirrorPlaces,
     request_body::{BodyFailure, RequestBody},
 };

@@ -15,7 +15,7 @@ use rustls::{
         verify_server_cert_signed_by_trust_anchor, verify_server_name,
     },
     crypto::{verify_tls12_signature, verify_tls13_signature},
-    pki_types::{CertificateDer, ServerName, UnixTime},
+    pki_types::{CertificateDer, DnsName, ServerName, UnixTime},
     server::ParsedCertificate,
 };
 use tokio::net::TcpStream;
@@ -116,6 +116,8 @@ fn machine_roots() -> Arc<RootCertStore> {
 #[derive(Debug)]
 enum Accepted {
     Dns(ServerName<'static>),
+    /// What follows the asterisk, which stands for one label: `.example.com`.
+    Wildcard(String),
     Uri(String),
 }
 
@@ -124,19 +126,33 @@ impl Accepted {
         if text.contains("://") {
             return Ok(Self::Uri(text.to_owned()));
         }
-        let name = ServerName::try_from(text.to_owned());
-        name.map(Self::Dns)
-            .map_err(|_| format!("the alternative name {text:?} is neither a DNS name nor a URI"))
+        let refuse = |_| format!("the alternative name {text:?} is neither a DNS name nor a URI");
+        if let Some(domain) = text.strip_prefix("*.") {
+            DnsName::try_from(domain).map_err(refuse)?;
+            return Ok(Self::Wildcard(text[1..].to_ascii_lowercase()));
+        }
+        ServerName::try_from(text.to_owned()).map(Self::Dns).map_err(refuse)
     }
 
     fn is_of(&self, certificate: &CertificateDer<'_>) -> bool {
         match self {
             Self::Dns(name) => ParsedCertificate::try_from(certificate)
                 .is_ok_and(|parsed| verify_server_name(&parsed, name).is_ok()),
+            // webpki verifies a name against a certificate; here it is the certificate's name that varies.
+            Self::Wildcard(end) => EndEntityCert::try_from(certificate)
+                .is_ok_and(|parsed| parsed.valid_dns_names().any(|name| is_within(name, end))),
             Self::Uri(uri) => EndEntityCert::try_from(certificate)
                 .is_ok_and(|parsed| parsed.valid_uri_names().any(|name| name == uri)),
         }
     }
+}
+
+/// Whether a certificate's name is the end with one label before it, which may be an asterisk (RFC 9525, section 6.3).
+fn is_within(name: &str, end: &str) -> bool {
+    let label = name.len().checked_sub(end.len()).and_then(|at| name.split_at_checked(at));
+    label.is_some_and(|(label, rest)| {
+        !label.is_empty() && !label.contains('.') && rest.eq_ignore_ascii_case(end)
+    })
 }
 
 /// Verifies an instance's certificate.
@@ -187,5 +203,35 @@ impl ServerCertVerifier for Verifier {
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         provider().signature_verification_algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Accepted, is_within};
+
+    #[test]
+    fn an_asterisk_is_one_label() {
+        for (name, fits) in [
+            ("a.example.com", true),
+            ("A.EXAMPLE.com", true),
+            ("*.example.com", true),
+            ("a.b.example.com", false),
+            ("example.com", false),
+            (".example.com", false),
+            ("aexample.com", false),
+            ("a.example.org", false),
+            ("", false),
+        ] {
+            assert_eq!(is_within(name, ".example.com"), fits, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_name_is_refused_with_its_text() {
+        for text in ["*.", "*", "a.*.example.com", "*.*.example.com", "a b"] {
+            let error = Accepted::of(text).expect_err("it is no name");
+            assert!(error.contains(&format!("{text:?}")), "{error}");
+        }
     }
 }

@@ -151,7 +151,8 @@ fn rule_match(of: &Match) -> RuleMatch {
     // Few regular expressions: compiling one takes longer than all else of a match.
     let (kind, path) = match of.kind % 8 {
         0..=2 => (RulePath::Exact, path),
-        3..=6 => (RulePath::Prefix, path.trim_end_matches('/').to_owned()),
+        3..=5 => (RulePath::Prefix, path.trim_end_matches('/').to_owned()),
+        6 => (RulePath::GrpcMethod, pick(&["a", "b", "ab", "a;b"], of.kind / 8).to_owned()),
         _ => (RulePath::Regex, pick(&REGEXES, of.kind / 8).to_owned()),
     };
     let value =

@@ -7,7 +7,7 @@ use http::{Request, header};
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
-use rustls::{ClientConfig, RootCertStore, crypto::aws_lc_rs};
+use rustls::{ClientConfig, DEFAULT_VERSIONS, RootCertStore, crypto::aws_lc_rs, version::TLS12};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, pem::PemObject};
 use tokio::{
     io::{AsyncRead, AsyncWrite},
@@ -31,18 +31,27 @@ pub struct Tls {
     pub name: String,
     /// The client's own chain and key; PEM.
     pub identity: Option<(String, String)>,
+    /// Whether TLS 1.2 is the only version that it speaks.
+    pub only_tls12: bool,
 }
 
 impl Tls {
     /// TLS without a certificate of its own.
     pub fn new(authority: &str, name: &str) -> Self {
-        Self { authority: authority.to_owned(), name: name.to_owned(), identity: None }
+        Self { authority: authority.to_owned(), name: name.to_owned(), identity: None, only_tls12: false }
     }
 
     /// Shows this certificate.
     #[must_use]
     pub fn identity(mut self, chain: &str, key: &str) -> Self {
         self.identity = Some((chain.to_owned(), key.to_owned()));
+        self
+    }
+
+    /// Speaks TLS 1.2 and nothing newer.
+    #[must_use]
+    pub fn only_tls12(mut self) -> Self {
+        self.only_tls12 = true;
         self
     }
 
@@ -59,7 +68,8 @@ impl Tls {
             roots.add(certificate.expect("a certificate")).expect("an authority");
         }
         let provider = Arc::new(aws_lc_rs::default_provider());
-        let builder = ClientConfig::builder_with_provider(provider).with_safe_default_protocol_versions();
+        let versions = if self.only_tls12 { &[&TLS12][..] } else { DEFAULT_VERSIONS };
+        let builder = ClientConfig::builder_with_provider(provider).with_protocol_versions(versions);
         let builder = builder.expect("TLS versions").with_root_certificates(roots);
         let mut config = match &self.identity {
             None => builder.with_no_client_auth(),

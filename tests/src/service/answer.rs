@@ -43,7 +43,7 @@ pub(super) async fn answer(
             let code = if asked > number(&query, "failures") { 200 } else { number(&query, "code") };
             with_status(code, describe(&shared, &request))
         }
-        "/echo" => Response::new(request.into_body().boxed()),
+        "/echo" => Response::new(echoed(shared, request)),
         _ => Response::new(describe(&shared, &request)),
     };
     if let Ok(name) = name {
@@ -77,6 +77,18 @@ fn described(shared: &Shared, request: &Request<Incoming>) -> Value {
     })
 }
 
+/// The request's body, kept by the request's `x-remember`.
+fn echoed(shared: Arc<Shared>, request: Request<Incoming>) -> Body {
+    let Some(word) = word(&request).map(str::to_owned) else { return request.into_body().boxed() };
+    let keep = move |frame: Frame<Bytes>| {
+        if let Some(data) = frame.data_ref() {
+            shared.memory.echoed.lock().entry(word.clone()).or_default().extend_from_slice(data);
+        }
+        frame
+    };
+    request.into_body().map_frame(keep).boxed()
+}
+
 fn with_status(code: u64, body: Body) -> Response<Body> {
     let mut response = Response::new(body);
     let code = u16::try_from(code).ok().and_then(|code| StatusCode::from_u16(code).ok());
@@ -106,7 +118,7 @@ fn called(shared: &Shared, request: &Request<Incoming>) -> Response<Body> {
 }
 
 fn remember(shared: &Shared, request: &Request<Incoming>) {
-    let Some(word) = request.headers().get("x-remember").and_then(|word| word.to_str().ok()) else { return };
+    let Some(word) = word(request) else { return };
     let host = request.headers().get(header::HOST).and_then(|host| host.to_str().ok());
     let remembered = Remembered {
         path: request.uri().path_and_query().map_or("", |path| path.as_str()).to_owned(),
@@ -114,6 +126,10 @@ fn remember(shared: &Shared, request: &Request<Incoming>) {
         headers: request.headers().clone(),
     };
     shared.memory.remembered.lock().entry(word.to_owned()).or_default().push(remembered);
+}
+
+fn word(request: &Request<Incoming>) -> Option<&str> {
+    request.headers().get("x-remember")?.to_str().ok()
 }
 
 /// How often this key was asked, this time included.

@@ -10,9 +10,10 @@ use tokio::{
     task::JoinHandle,
 };
 use tokio_rustls::TlsAcceptor;
+use waypost_proto::instance::Protocol;
 use waypost_sdk::{Registered, Registration};
 use waypost_tests::{
-    gateway::{Scene, http_route, resource},
+    gateway::{Ask, Scene, grpc_route, http_route, resource},
     service::SampleService,
 };
 
@@ -31,6 +32,11 @@ pub(super) const CASES: &[&[Case]] = &[&[
         "a certificate for another name than `hostname` is not accepted" wrong_name),
     case!(Extended "BackendTLSPolicySANValidation"
         "with `subjectAltNames`, the certificate must have one of them, and need not have `hostname`" alt_names),
+    case!(Extended "BackendTLSPolicySANValidation"
+        "`*.example.com` in `subjectAltNames` is any name of one label more, or the same in the certificate" wildcard),
+    case!(Extended "BackendTLSPolicy" "a gRPC backend is spoken to over TLS, with `h2` by ALPN" grpc),
+    case!(Implementation "BackendTLSPolicyExternalService"
+        "a policy may be for an ExternalService" external),
     case!(Extended "BackendTLSPolicy" "a backend that speaks no TLS gets no request in the clear" cleartext),
     case!(Extended "BackendTLSPolicy"
         "authorities that are not there are refused" no_authorities),
@@ -41,31 +47,44 @@ pub(super) const CASES: &[&[Case]] = &[&[
 
 const POLICY: (&str, &str, &str) = ("BackendTLSPolicy", "default", "vault");
 
-/// A sample service behind TLS, registered as `vault`.
+/// A sample service behind TLS.
 struct Vault {
     _service: SampleService,
-    _registered: Registered,
+    registered: Option<Registered>,
+    address: SocketAddr,
     accepting: JoinHandle<()>,
 }
 
 impl Vault {
+    /// Registered as `vault`, without ALPN.
     async fn start(scene: &Scene, identity: &Identity) -> Self {
+        Self::serve(identity, &[]).await.registered(scene, Protocol::Http1).await
+    }
+
+    /// Known to nobody.
+    async fn serve(identity: &Identity, alpn: &[&[u8]]) -> Self {
         let service = SampleService::start("vault").await;
         let chain: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(identity.chain.as_bytes()).collect();
         let key = PrivateKeyDer::from_pem_slice(identity.key.as_bytes()).expect("a key");
-        let config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        let mut config = ServerConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
             .with_safe_default_protocol_versions()
             .expect("TLS versions")
             .with_no_client_auth()
             .with_single_cert(chain.expect("a chain"), key)
             .expect("an identity");
+        config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
         let address = listener.local_addr().expect("an address");
         let accepting = tokio::spawn(accept(listener, TlsAcceptor::from(Arc::new(config)), service.address));
-        let registration = Registration::new("vault", address.to_string()).id("vault");
-        let registered = scene.cluster.client().register(registration).await.expect("registered");
+        Self { _service: service, registered: None, address, accepting }
+    }
+
+    async fn registered(mut self, scene: &Scene, protocol: Protocol) -> Self {
+        let registration = Registration::new("vault", self.address.to_string()).id("vault");
+        let registered = scene.cluster.client().register(registration.protocol(protocol)).await;
+        self.registered = Some(registered.expect("registered"));
         scene.cluster.converged().await;
-        Self { _service: service, _registered: registered, accepting }
+        self
     }
 }
 
@@ -148,6 +167,53 @@ async fn alt_names(scene: &Scene) {
         assert_eq!(scene.who("a.example", "/").await, who, "{names}");
     }
     drop(vault);
+}
+
+async fn wildcard(scene: &Scene) {
+    let authority = Authority::new();
+    for (name, who) in [
+        ("a.example.com", "vault"),
+        ("*.example.com", "vault"),
+        ("a.b.example.com", "502 upstream_tls"),
+        ("example.com", "502 upstream_tls"),
+    ] {
+        let validation =
+            "hostname: vault.internal, subjectAltNames: [{type: Hostname, hostname: '*.example.com'}]";
+        assert_eq!(gets(scene, &authority, &authority.sign(&[name]), validation).await, who, "{name}");
+    }
+}
+
+async fn grpc(scene: &Scene) {
+    let authority = Authority::new();
+    let calls = grpc_route("calls", "rules: [{backendRefs: [{name: vault}]}]");
+    scene.apply(&(authority.config_map("inside") + &policy("hostname: vault.internal") + &calls)).await;
+    for (alpn, who) in [(&[&b"h2"[..]][..], "vault"), (&[], "")] {
+        let vault = Vault::serve(&authority.sign(&["vault.internal"]), alpn).await;
+        let vault = vault.registered(scene, Protocol::Grpc).await;
+        let answer = scene.send(&Ask::call("a.example", "/a.B/C")).await;
+        assert_eq!(answer.header("x-instance"), who);
+        let trailer = answer.trailers.get("grpc-status").map(|status| status.as_bytes());
+        assert_eq!(trailer, (!who.is_empty()).then_some(&b"0"[..]));
+        drop(vault);
+    }
+}
+
+async fn external(scene: &Scene) {
+    let authority = Authority::new();
+    let vault = Vault::serve(&authority.sign(&["vault.internal"]), &[]).await;
+    let external =
+        resource("ExternalService", "default", "outside", &format!("addresses: ['{}']", vault.address));
+    let backend = "{group: waypost.dev, kind: ExternalService, name: outside}";
+    let route = http_route("shop", &format!("rules: [{{backendRefs: [{backend}]}}]"));
+    let policy = |name: &str| {
+        let at = "{group: '', kind: Service, name: vault}";
+        policy(&format!("hostname: {name}")).replace(at, backend)
+    };
+    scene.apply(&(authority.config_map("inside") + &external + &policy("vault.internal") + &route)).await;
+    assert_eq!(scene.who("a.example", "/").await, "vault");
+    scene.condition(POLICY, "/ancestors/0", ("Accepted", "True", "Accepted")).await;
+    scene.apply(&policy("other.internal")).await;
+    assert_eq!(scene.who("a.example", "/").await, "502 upstream_tls");
 }
 
 async fn cleartext(scene: &Scene) {

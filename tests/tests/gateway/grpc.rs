@@ -1,6 +1,6 @@
 //! GRPCRoute: calls by service, method and metadata.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use waypost_tests::{
     gateway::{Ask, Scene, gateway, grpc_route, http_route, listener_port},
@@ -13,12 +13,17 @@ use crate::case::{Case, case};
 pub(super) const CASES: &[&[Case]] = &[&[
     case!(Core "GRPCExactMethodMatching" "`service` and `method` match a call exactly, with case sensitivity" exact),
     case!(Core "GRPCExactMethodMatching" "a service alone matches all its methods; a method alone that of any" parts),
+    case!(Core "GRPCRouteMatching"
+        "precedence: the most characters of a service, then of a method, then the most headers" precedence),
     case!(Implementation "GRPCRegularExpressionMethodMatching"
         "with type RegularExpression, service and method are matched by regular expressions" regex),
     case!(Core "GRPCRouteHeaderMatching" "all headers of a match must be equal" headers),
     case!(Core "GRPCRouteListenerHostnameMatching" "hostnames choose calls by :authority" hostnames),
     case!(Core "GRPCRouteWeight" "calls are shared in proportion to weights" weights),
     case!(Core "GRPCRouteRequestHeaderModifier" "metadata of calls and answers is changed by filters" filters),
+    case!(Extended "GRPCRouteBackendRequestHeaderModification"
+        "filters of a backendRef change the metadata of the calls that it gets, and no others" backend_filters),
+    case!(Extended "GRPCRouteNamedRouteRule" "a rule's name is what the proxy explains calls with" named),
     case!(Core "GRPCRouteMatching" "a rule without matches takes every call" every),
     case!(Core "GRPCRouteMatching" "trailers arrive as the backend sent them" trailers),
     case!(Core "GRPCRouteMatching"
@@ -76,6 +81,27 @@ async fn parts(scene: &Scene) {
     assert_eq!(call(scene, "/shop.v1.Carts/Watch").await, "h2c");
     assert_eq!(call(scene, "/shop.v1.Carts/Get").await, UNIMPLEMENTED);
     assert_eq!(call(scene, "/shop.v1.UsersAll/Get").await, UNIMPLEMENTED);
+}
+
+async fn precedence(scene: &Scene) {
+    let rules = "
+- {backendRefs: [{name: three}]}
+- {matches: [{method: {method: Watch}}], backendRefs: [{name: h2c}]}
+- {matches: [{method: {method: Watch}, headers: [{name: x-a, value: '1'}]}], backendRefs: [{name: one}]}
+- {matches: [{method: {service: shop.v1.Users}}], backendRefs: [{name: calls}]}
+- {matches: [{method: {service: shop.v1.Users, method: Get}}], backendRefs: [{name: two}]}";
+    route(scene, rules).await;
+    for (path, who) in [
+        ("/shop.v1.Users/Watch", "calls"),
+        ("/shop.v1.Users/Get", "two"),
+        ("/shop.v1.Carts/Watch", "h2c"),
+        ("/shop.v1.Carts/Get", "three"),
+    ] {
+        assert_eq!(call(scene, path).await, who, "{path}");
+    }
+    let marked = |path: &str| Ask::call("a.example", path).header("x-a", "1");
+    assert_eq!(taker(&scene.send(&marked("/shop.v1.Carts/Watch")).await), "one");
+    assert_eq!(taker(&scene.send(&marked("/shop.v1.Users/Watch")).await), "calls");
 }
 
 async fn regex(scene: &Scene) {
@@ -137,6 +163,41 @@ async fn filters(scene: &Scene) {
     let seen = ["x-set", "x-gone", "x-kept"].map(|name| arrived(&answer, name));
     assert_eq!(seen, ["s", "", "2"]);
     assert_eq!(answer.header("x-back"), "b");
+}
+
+async fn backend_filters(scene: &Scene) {
+    let filter = |value: &str| {
+        format!(
+            "[{{type: RequestHeaderModifier, requestHeaderModifier: {{set: [{{name: x-set, value: {value}}}]}}}}]"
+        )
+    };
+    let rules = format!(
+        "\n- {{backendRefs: [{{name: calls, filters: {}}}, {{name: h2c, filters: {}}}]}}",
+        filter("first"),
+        filter("second")
+    );
+    route(scene, &rules).await;
+    let ask = Ask::call("a.example", "/a.B/C");
+    let mut connection = scene.connect(&ask).await;
+    let mut seen = BTreeSet::new();
+    for _ in 0..60 {
+        let answer = connection.send(&ask).await.expect("an answer");
+        seen.insert((taker(&answer), arrived(&answer, "x-set")));
+    }
+    let wanted = [("calls", "first"), ("h2c", "second")].map(|(who, set)| (who.to_owned(), set.to_owned()));
+    assert_eq!(seen, BTreeSet::from(wanted));
+}
+
+async fn named(scene: &Scene) {
+    let rules = "
+- {name: watchers, matches: [{method: {method: Watch}}], backendRefs: [{name: h2c}]}
+- {name: rest, backendRefs: [{name: calls}]}";
+    route(scene, rules).await;
+    for (path, name, who) in [("/a.B/Watch", "watchers", "h2c"), ("/a.B/Get", "rest", "calls")] {
+        let explained = scene.admin(&format!("/explain?method=POST&url=http://a.example{path}")).await;
+        assert_eq!(explained.json()["outcome"]["name"], name, "{path}: {}", explained.text());
+        assert_eq!(call(scene, path).await, who);
+    }
 }
 
 async fn every(scene: &Scene) {

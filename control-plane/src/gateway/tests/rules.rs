@@ -47,7 +47,7 @@ fn paths_of_grpc() {
         ("{}", RulePath::Prefix, "/"),
         ("{method: {service: a.B, method: C}}", RulePath::Exact, "/a.B/C"),
         ("{method: {service: a.B}}", RulePath::Prefix, "/a.B"),
-        ("{method: {method: Get}}", RulePath::Regex, "/[^/]+/Get"),
+        ("{method: {method: Get}}", RulePath::GrpcMethod, "Get"),
         (
             "{method: {type: RegularExpression, service: 'a|b', method: 'G.*'}}",
             RulePath::Regex,

@@ -22,7 +22,7 @@ impl CookiePath {
             RulePath::Exact => (wire.path.as_str(), true),
             RulePath::Prefix => (wire.path.as_str(), false),
             RulePath::Regex => (literal(&wire.path), false),
-            RulePath::Unspecified => ("/", false),
+            RulePath::GrpcMethod | RulePath::Unspecified => ("/", false),
         };
         // What cannot stand in a cookie's attribute (RFC 6265, section 4.1.1) gives way to all paths.
         let fits = text.starts_with('/') && text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b';');

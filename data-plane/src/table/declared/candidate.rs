@@ -21,6 +21,8 @@ pub(super) enum PathMatch {
     /// Without a slash at the end; the root is empty.
     Prefix(Arc<str>),
     Regex(Arc<str>, regex::bytes::Regex),
+    /// The second of two segments: a gRPC method of any service.
+    GrpcMethod(Arc<str>),
 }
 
 impl PathMatch {
@@ -34,6 +36,10 @@ impl PathMatch {
             Ok(RulePath::Exact) => Ok(Self::Exact(Arc::from(&*text))),
             Ok(RulePath::Prefix) => Ok(Self::Prefix(Arc::from(text.strip_suffix('/').unwrap_or(&text)))),
             Ok(RulePath::Regex) => Ok(Self::Regex(Arc::from(wire.path.as_str()), whole(&wire.path)?)),
+            Ok(RulePath::GrpcMethod) if wire.path.is_empty() || wire.path.contains('/') => {
+                Err(DeclaredError::GrpcMethod(wire.path.clone()))
+            }
+            Ok(RulePath::GrpcMethod) => Ok(Self::GrpcMethod(Arc::from(wire.path.as_str()))),
             Ok(RulePath::Unspecified) | Err(_) => Err(DeclaredError::PathKind(wire.path_kind)),
         }
     }
@@ -46,24 +52,32 @@ impl PathMatch {
                 path.strip_prefix(&**prefix).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
             }
             Self::Regex(_, regex) => regex.is_match(path.as_bytes()),
+            Self::GrpcMethod(method) => grpc_method(path) == Some(&**method),
         }
     }
 
     /// What is compared.
     pub(super) fn text(&self) -> &str {
         match self {
-            Self::Exact(text) | Self::Prefix(text) | Self::Regex(text, _) => text,
+            Self::Exact(text) | Self::Prefix(text) | Self::Regex(text, _) | Self::GrpcMethod(text) => text,
         }
     }
 }
 
-/// As people write it: `/a`, `/a/*` or `~ /a.*`.
+/// The method of a gRPC call's path, `/<service>/<method>`.
+pub(super) fn grpc_method(path: &str) -> Option<&str> {
+    let (service, method) = path.strip_prefix('/')?.split_once('/')?;
+    (!service.is_empty() && !method.is_empty() && !method.contains('/')).then_some(method)
+}
+
+/// As people write it: `/a`, `/a/*`, `~ /a.*` or `/*/Method`.
 impl fmt::Display for PathMatch {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exact(text) => formatter.write_str(text),
             Self::Prefix(text) => write!(formatter, "{text}/*"),
             Self::Regex(text, _) => write!(formatter, "~ {text}"),
+            Self::GrpcMethod(text) => write!(formatter, "/*/{text}"),
         }
     }
 }

@@ -14,6 +14,9 @@ pub enum DeclaredError {
     /// A path does not begin with a slash.
     #[error("the path {0:?} does not begin with a slash")]
     Path(String),
+    /// A gRPC method's name cannot be one.
+    #[error("{0:?} is no gRPC method")]
+    GrpcMethod(String),
     /// A method cannot be one.
     #[error("{0:?} is no method")]
     Method(String),

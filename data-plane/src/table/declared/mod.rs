@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! port ─▶ listener with the most specific hostname ─▶ hostnames of its routes, most specific first
-//!                                                       └▶ exact path ─▶ regular expressions ─▶ prefixes
+//!                                                       └▶ exact path ─▶ regular expressions ─▶ prefixes ─▶ gRPC methods
 //!                                                            └▶ method, header fields, query ─▶ rule
 //! ```
 //!

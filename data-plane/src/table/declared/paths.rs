@@ -1,7 +1,8 @@
 //! The rules at one hostname, by path.
 //!
-//! An exact path beats a regular expression, which beats a prefix, of which the longest wins. Where nothing fits
-//! among those of one path, the next one is looked at. Changed by copying the way to what changes.
+//! An exact path beats a regular expression, which beats a prefix, of which the longest wins; a gRPC method of any
+//! service beats only the prefix that takes every path. Where nothing fits among those of one path, the next one is
+//! looked at. Changed by copying the way to what changes.
 
 use std::sync::Arc;
 
@@ -9,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::{
     Observer, RequestView,
-    candidate::{Failed, PathMatch, Placed},
+    candidate::{Failed, PathMatch, Placed, grpc_method},
     hosts::Keep,
 };
 use crate::table::text_map::{Text, TextMap};
@@ -36,6 +37,8 @@ struct SomePaths {
     exact: TextMap<Sorted>,
     regexes: Sorted,
     prefixes: Prefixes,
+    /// By the name of a gRPC method, of any service.
+    grpc_methods: TextMap<Sorted>,
 }
 
 impl Paths {
@@ -94,7 +97,13 @@ impl SomePaths {
                 return Some((placed, 0));
             }
         }
-        self.prefixes.find(request, observer)
+        self.prefixes.find(request, observer).or_else(|| {
+            if self.grpc_methods.is_empty() {
+                return None;
+            }
+            let sorted = self.grpc_methods.get(grpc_method(request.path)?)?;
+            first(sorted, request, observer).map(|placed| (placed, 0))
+        })
     }
 
     /// Those of a path that is not every path.
@@ -103,22 +112,22 @@ impl SomePaths {
             PathMatch::Exact(path) => self.exact.entry(Text::from(&**path)).or_default(),
             PathMatch::Regex(..) => &mut self.regexes,
             PathMatch::Prefix(path) => self.prefixes.at(path),
+            PathMatch::GrpcMethod(method) => self.grpc_methods.entry(Text::from(&**method)).or_default(),
         }
     }
 
     fn remove(&mut self, placed: &Placed) -> Keep {
         match &placed.candidate.path {
-            PathMatch::Exact(path) => {
-                if self.exact.get_mut(&**path).is_some_and(|sorted| remove(sorted, placed)) {
-                    self.exact.remove(&**path);
-                }
-            }
+            PathMatch::Exact(path) => remove_from(&mut self.exact, path, placed),
             PathMatch::Regex(..) => {
                 remove(&mut self.regexes, placed);
             }
             PathMatch::Prefix(path) => self.prefixes.remove(path, placed),
+            PathMatch::GrpcMethod(method) => remove_from(&mut self.grpc_methods, method, placed),
         }
-        Keep::unless(self.exact.is_empty() && self.regexes.is_empty() && self.prefixes.map.is_empty())
+        let none_by_text =
+            self.exact.is_empty() && self.prefixes.map.is_empty() && self.grpc_methods.is_empty();
+        Keep::unless(none_by_text && self.regexes.is_empty())
     }
 }
 
@@ -133,6 +142,13 @@ fn first<'a>(
         observer.considered(placed, failed);
         failed.is_none()
     })
+}
+
+/// Removes it from those of a text, and the text with the last of them.
+fn remove_from(map: &mut TextMap<Sorted>, text: &str, placed: &Placed) {
+    if map.get_mut(text).is_some_and(|sorted| remove(sorted, placed)) {
+        map.remove(text);
+    }
 }
 
 /// Removes it, and says whether nothing is left.

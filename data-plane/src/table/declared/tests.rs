@@ -287,11 +287,13 @@ fn a_preflight_goes_to_the_rule_that_will_take_the_request_if_that_can_answer_it
 fn what_cannot_be_compiled_leaves_the_rest_as_it_is() {
     let mut scene = Scene::new();
     scene.declare(vec![simple("a", "", prefix("/a"), "s"), simple("b", "", prefix("/b"), "s")]);
-    let wrong = RuleMatch { path_kind: RulePath::Regex.into(), path: "(".to_owned(), ..RuleMatch::default() };
-    let wrong = simple("a", "", wrong, "s");
-    let error = check(&wrong).expect_err("it is malformed");
-    assert!(error.to_string().contains("\"(\""), "{error}");
-    let table = scene.declare(vec![wrong]);
-    assert_eq!(taken_by(&table, "", "/a"), None);
-    assert_eq!(taken_by(&table, "", "/b").as_deref(), Some("httproute/default/b"));
+    for (kind, path) in [(RulePath::Regex, "("), (RulePath::GrpcMethod, "a/b"), (RulePath::GrpcMethod, "")] {
+        let wrong = RuleMatch { path_kind: kind.into(), path: path.to_owned(), ..RuleMatch::default() };
+        let wrong = simple("a", "", wrong, "s");
+        let error = check(&wrong).expect_err("it is malformed");
+        assert!(error.to_string().contains(&format!("{path:?}")), "{error}");
+        let table = scene.declare(vec![wrong]);
+        assert_eq!(taken_by(&table, "", "/a"), None);
+        assert_eq!(taken_by(&table, "", "/b").as_deref(), Some("httproute/default/b"));
+    }
 }

@@ -2,7 +2,7 @@
 
 use std::{borrow::Cow, fmt};
 
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, header::HOST};
 use regex::bytes::Regex;
 use waypost_proto::v1;
 
@@ -84,8 +84,16 @@ impl HeaderMatch {
         self.value(headers).is_some_and(|value| self.pattern.fits(&value))
     }
 
+    /// Whether it is for the host, which is a part of the target over HTTP/2 and so is no field anywhere.
+    pub(super) fn is_host(&self) -> bool {
+        self.name == HOST
+    }
+
     /// A request's field.
     pub(super) fn value<'a>(&self, headers: &'a HeaderMap) -> Option<Cow<'a, [u8]>> {
+        if self.is_host() {
+            return None;
+        }
         let mut values = headers.get_all(&self.name).iter().map(HeaderValue::as_bytes);
         let first = values.next()?;
         let Some(second) = values.next() else { return Some(Cow::Borrowed(first)) };
@@ -160,6 +168,7 @@ mod tests {
         assert!(fits(&[value("x-a", "1", false), value("X-a", "2", false)], &[("x-a", "1")]));
         assert!(fits(&[value("x-a", "1|12", true)], &[("x-a", "12")]));
         assert!(!fits(&[value("x-a", "1", true)], &[("x-a", "12")]), "the whole of it");
+        assert!(!fits(&[value("Host", ".*", true)], &[("host", "a.example")]), "the host is no field");
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! Rules that no request can reach, since another one takes all that they could.
 //!
-//! At one listener and hostname, exact paths go first, then regular expressions, then the longest prefix; among those
-//! with one path a method, more header fields, more query parameters, the older route, its name, its rules in order. So
+//! At one listener and hostname, exact paths go first, then regular expressions, then the longest prefix, then a gRPC
+//! method of any service, then what takes every path; among those with one path a method, more header fields, more query parameters, the older route, its name, its rules in order. So
 //! what takes all of a match is the same match in a route that goes first, or a regular expression for every path.
 //!
 //! Deliberately absent: whether one regular expression takes all that another one does.
@@ -41,16 +41,28 @@ struct Shape<'a> {
 enum Path {
     Exact(String),
     Regex(String),
-    /// Without a slash at the end.
+    /// Without a slash at the end; not empty.
     Prefix(String),
+    /// A gRPC method of any service.
+    GrpcMethod(String),
+    Every,
 }
 
 impl Path {
+    fn prefix(text: &str) -> Self {
+        match text.trim_end_matches('/') {
+            "" => Self::Every,
+            text => Self::Prefix(text.to_owned()),
+        }
+    }
+
     fn rank(&self) -> (u8, Reverse<usize>) {
         match self {
             Self::Exact(text) => (0, Reverse(text.len())),
             Self::Regex(text) => (1, Reverse(text.len())),
             Self::Prefix(text) => (2, Reverse(text.len())),
+            Self::GrpcMethod(text) => (3, Reverse(text.len())),
+            Self::Every => (4, Reverse(0)),
         }
     }
 }
@@ -60,7 +72,7 @@ impl<'a> Shape<'a> {
         let value = of.path.value.as_str();
         let path = match of.path.r#type {
             PathMatchType::Exact => Path::Exact(value.to_owned()),
-            PathMatchType::PathPrefix => Path::Prefix(value.trim_end_matches('/').to_owned()),
+            PathMatchType::PathPrefix => Path::prefix(value),
             PathMatchType::RegularExpression => Path::Regex(value.to_owned()),
         };
         let mut query: Vec<_> =
@@ -71,14 +83,15 @@ impl<'a> Shape<'a> {
 
     fn grpc(of: &'a GrpcMatch) -> Self {
         let path = match &of.method {
-            None => Path::Prefix(String::new()),
+            None => Path::Every,
             Some(of) => match (of.r#type, &of.service, &of.method) {
-                (_, None, None) => Path::Prefix(String::new()),
+                (_, None, None) => Path::Every,
                 (ValueMatchType::Exact, Some(service), Some(method)) => {
                     Path::Exact(format!("/{service}/{method}"))
                 }
                 (ValueMatchType::Exact, Some(service), None) => Path::Prefix(format!("/{service}")),
-                (_, service, method) => {
+                (ValueMatchType::Exact, None, Some(method)) => Path::GrpcMethod(method.clone()),
+                (ValueMatchType::RegularExpression, service, method) => {
                     let part = |part: &Option<String>| part.clone().unwrap_or_else(|| "[^/]+".to_owned());
                     Path::Regex(format!("/{}/{}", part(service), part(method)))
                 }
@@ -159,8 +172,8 @@ impl<'a> Reach<'a> {
             Rules::Grpc(rules) => {
                 for (index, rule) in rules.iter().enumerate() {
                     if rule.matches.is_empty() {
-                        let path = Path::Prefix(String::new());
-                        let shape = Shape { path, method: None, headers: Vec::new(), query: Vec::new() };
+                        let (headers, query) = (Vec::new(), Vec::new());
+                        let shape = Shape { path: Path::Every, method: None, headers, query };
                         add(index, 0, shape);
                     }
                     rule.matches.iter().enumerate().for_each(|(at, it)| add(index, at, Shape::grpc(it)));
@@ -243,7 +256,7 @@ impl<'a> Reach<'a> {
             format!("{} of {other}", winner.field())
         };
         let why = if winner.shape != loser.shape {
-            "takes every path, and a regular expression goes before a prefix"
+            "takes every path, and a regular expression goes before all but an exact path"
         } else if subject == other {
             "is the same and comes first"
         } else if winner.route.created_at == loser.route.created_at {

@@ -5,9 +5,14 @@
 
 import queue
 import sys
+import threading
 from concurrent import futures
 
 import grpc
+
+
+# What calls for b"slow" have seen: how much time they had left, and whether they were told that nobody waits any more.
+begun, ended = queue.Queue(), queue.Queue()
 
 
 def unary(request, context):
@@ -16,9 +21,16 @@ def unary(request, context):
         context.abort(grpc.StatusCode.FAILED_PRECONDITION, "it is not – ready")
     if request == b"slow":
         # Until the client has given up.
-        gone = futures.Future()
-        context.add_callback(lambda: gone.set_result(None))
-        gone.result(timeout=30)
+        gone = threading.Event()
+        if not context.add_callback(gone.set):
+            gone.set()
+        begun.put(context.time_remaining())
+        ended.put(gone.wait(timeout=30))
+        return b""
+    if request == b"begun":
+        return repr(begun.get(timeout=15)).encode()
+    if request == b"ended":
+        return repr(ended.get(timeout=15)).encode()
     context.send_initial_metadata((("x-initial", "head"),))
     context.set_trailing_metadata((("x-trailer", "tail"), ("x-bytes-bin", b"\x00\xff")))
     return b"got " + request
@@ -94,7 +106,18 @@ def check(proxy, authority):
     assert error.details() == "it is not – ready", error.details()
     assert ("x-trailer", "told") in error.trailing_metadata(), error.trailing_metadata()
 
-    fails(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: call(b"slow", timeout=0.3))
+    # The server is told of the deadline, which grpcio rounds up.
+    fails(grpc.StatusCode.DEADLINE_EXCEEDED, lambda: call(b"slow", timeout=2))
+    left = float(call(b"begun", timeout=20))
+    assert 0 < left < 4, left
+    assert call(b"ended", timeout=20) == b"True"
+
+    # And of a client that goes away long before it.
+    pending = call.future(b"slow", timeout=60)
+    left = float(call(b"begun", timeout=20))
+    assert 4 < left < 64, left
+    pending.cancel()
+    assert call(b"ended", timeout=20) == b"True"
 
     # Nobody takes this one: the proxy's own answer.
     fails(grpc.StatusCode.UNIMPLEMENTED, lambda: channel.unary_unary("/test.Other/Unary")(b"", timeout=20))

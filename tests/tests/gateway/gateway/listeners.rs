@@ -20,6 +20,7 @@ pub(super) const CASES: &[Case] = &[
     case!(Core "GatewayAllowedRoutesNamespaces" "`from: All` lets in routes of all namespaces" all),
     case!(Core "GatewayAllowedRoutesNamespaces"
         "`from: Selector` lets in routes of namespaces that the selector selects" selector),
+    case!(Core "GatewayAllowedRoutesNamespaces" "`from: None` lets in no routes" none),
     case!(Core "GatewayAllowedRoutesKinds"
         "a listener takes only routes of its `kinds`: else NotAllowedByListeners" kinds),
     case!(Core "GatewayModifyListeners" "listeners can be added to a Gateway and removed from it" modified),
@@ -157,6 +158,14 @@ async fn selector(scene: &Scene) {
     assert_eq!(taken, [false, true]);
     let near = ("HTTPRoute", "default", "near");
     scene.condition(near, "/parents/0", ("Accepted", "False", "NotAllowedByListeners")).await;
+}
+
+async fn none(scene: &Scene) {
+    let (_, taken) = from(scene, "from: None").await;
+    assert_eq!(taken, [false, false]);
+    for route in [FAR, ("HTTPRoute", "default", "near")] {
+        scene.condition(route, "/parents/0", ("Accepted", "False", "NotAllowedByListeners")).await;
+    }
 }
 
 async fn kinds(scene: &Scene) {

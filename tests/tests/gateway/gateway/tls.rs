@@ -1,6 +1,11 @@
 //! HTTPS listeners: certificates, names, and clients that must show one.
 
-use waypost_tests::gateway::{Ask, Connection, Scene, Tls, gateway, http_route, listener_port, resource};
+use std::time::Duration;
+
+use waypost_tests::{
+    gateway::{Ask, Connection, Scene, Tls, gateway, http_route, listener_port, resource},
+    wait::{eventually, holds},
+};
 
 use crate::{
     case::{Case, case},
@@ -13,6 +18,8 @@ pub(super) const CASES: &[Case] = &[
         "listeners of one port are chosen by the name that the client asks for (SNI)" sni),
     case!(Core "HTTPRouteHTTPSListener"
         "a request for a host that another listener's certificate is for gets 421 Misdirected Request" misdirected),
+    case!(Implementation "GatewayTLSMinimumVersion"
+        "with the option waypost.dev/minimum-tls-version `1.3`, clients that speak TLS 1.2 only are refused" version),
     case!(Core "GatewayHTTPSListener" "a Secret that is declared anew is shown to new connections" rotated),
     case!(Core "GatewayInvalidTLSConfiguration"
         "a certificate that is not there, or whose key is another one's, is refused" missing),
@@ -22,6 +29,8 @@ pub(super) const CASES: &[Case] = &[
         "a ReferenceGrant for the Secret permits it, and stays as long as it is needed" permitted),
     case!(Extended "GatewayFrontendClientCertificateValidation"
         "clients must show a certificate that the given authority has signed" client_certificates),
+    case!(Extended "GatewayFrontendClientCertificateValidation"
+        "a client's certificate that has expired is refused" expired_client),
     case!(Extended "GatewayFrontendClientCertificateValidationInsecureFallback"
         "with AllowInsecureFallback, clients without one are let in" insecure_fallback),
 ];
@@ -91,6 +100,23 @@ async fn misdirected(scene: &Scene) {
     }
 }
 
+async fn version(scene: &Scene) {
+    let (authority, port) = (Authority::new(), listener_port());
+    let newest = listener("https", port, "a.example", "a")
+        .replace("tls: {", "tls: {options: {waypost.dev/minimum-tls-version: '1.3'}, ");
+    let secret = authority.sign(&["a.example"]).secret("default", "a");
+    let tls = Tls::new(&authority.pem, "a.example");
+    let ask = Ask::get("a.example", "/").port(port);
+    let (new, old) = (ask.clone().tls(&tls), ask.tls(&tls.only_tls12()));
+    scene.apply(&(secret + &gateway("edge", &listener("https", port, "a.example", "a")) + &shop())).await;
+    assert_eq!([scene.send(&new).await.who(), scene.send(&old).await.who()], ["one", "one"]);
+    scene.apply(&gateway("edge", &newest)).await;
+    assert_eq!(scene.send(&new).await.who(), "one");
+    let refused = Connection::open(scene.address(Some(port)), &old).await;
+    let why = refused.err().expect("it is refused");
+    assert!(why.contains("ProtocolVersion"), "{why}");
+}
+
 async fn rotated(scene: &Scene) {
     let (old, new) = (Authority::new(), Authority::new());
     let port = listener_port();
@@ -147,8 +173,9 @@ async fn permitted(scene: &Scene) {
     assert_eq!(scene.send(&ask).await.who(), "one");
 }
 
-/// A listener that asks clients for certificates of an authority; gives the request that shows none, and the others'.
-async fn mutual(scene: &Scene, mode: &str) -> [Result<String, String>; 3] {
+/// A listener that asks clients for certificates of an authority; gives what a client gets that shows none, a good
+/// one, a stranger's and one that has expired.
+async fn mutual(scene: &Scene, mode: &str) -> [Result<String, String>; 4] {
     let (servers, clients, strangers) = (Authority::new(), Authority::new(), Authority::new());
     let port = listener_port();
     let validation = format!(
@@ -163,14 +190,15 @@ async fn mutual(scene: &Scene, mode: &str) -> [Result<String, String>; 3] {
         secret + &clients.config_map("clients") + &resource("Gateway", "default", "edge", &spec) + &shop();
     scene.apply(&all).await;
     let tls = Tls::new(&servers.pem, "a.example");
-    let (good, bad) = (clients.sign(&["client.example"]), strangers.sign(&["client.example"]));
+    let names = ["client.example"];
     let ask = Ask::get("a.example", "/").port(port);
-    let good = ask.clone().tls(&tls.clone().identity(&good.chain, &good.key));
+    let identities = [clients.sign(&names), strangers.sign(&names), clients.sign_expired(&names)];
+    let [good, bad, expired] =
+        identities.map(|it| ask.clone().tls(&tls.clone().identity(&it.chain, &it.key)));
     // Waits until the port is bound.
     assert_eq!(scene.send(&good).await.who(), "one");
-    let [none, bad] = [ask.clone().tls(&tls), ask.tls(&tls.identity(&bad.chain, &bad.key))];
-    let mut answers = [const { Ok(String::new()) }; 3];
-    for (ask, answer) in [none, good, bad].iter().zip(&mut answers) {
+    let mut answers = [const { Ok(String::new()) }; 4];
+    for (ask, answer) in [ask.tls(&tls), good, bad, expired].iter().zip(&mut answers) {
         *answer = async {
             let mut connection = Connection::open(scene.address(ask.port), ask).await?;
             Ok(connection.send(ask).await?.who())
@@ -181,12 +209,31 @@ async fn mutual(scene: &Scene, mode: &str) -> [Result<String, String>; 3] {
 }
 
 async fn client_certificates(scene: &Scene) {
-    let [none, good, bad] = mutual(scene, "").await;
+    let [none, good, bad, _] = mutual(scene, "").await;
     assert!(none.is_err() && bad.is_err(), "{none:?} {bad:?}");
     assert_eq!(good.as_deref(), Ok("one"));
 }
 
+async fn expired_client(scene: &Scene) {
+    // The client may see no more than that the connection is closed.
+    let told = async || {
+        let metrics = scene.admin("/metrics").await.text();
+        let reason = "waypost_tls_refusals_total{reason=\"client_certificate_expired\"} ";
+        let count = metrics.lines().find_map(|line| line.strip_prefix(reason)?.parse::<u64>().ok());
+        count.unwrap_or(0)
+    };
+    let before = told().await;
+    let [_, good, _, expired] = mutual(scene, "").await;
+    assert_eq!(good.as_deref(), Ok("one"));
+    assert!(expired.is_err(), "{expired:?}");
+    eventually("the refusal is counted", Duration::from_secs(5), async || {
+        let count = told().await;
+        holds(count == before + 1, || count.to_string())
+    })
+    .await;
+}
+
 async fn insecure_fallback(scene: &Scene) {
-    let [none, good, _] = mutual(scene, ", mode: AllowInsecureFallback").await;
+    let [none, good, ..] = mutual(scene, ", mode: AllowInsecureFallback").await;
     assert_eq!([none.as_deref(), good.as_deref()], [Ok("one"), Ok("one")]);
 }

@@ -27,6 +27,8 @@ pub(super) const CASES: &[Case] = &[
         "`versions` and `tags` choose instances of a service" subset),
     case!(Implementation "ExternalService"
         "a backend may be an ExternalService: addresses that nobody registers" external),
+    case!(Implementation "ExternalService"
+        "an address may be a DNS name with a port, which the proxy resolves" external_by_name),
 ];
 
 /// Who answered how many of `count` requests over one connection.
@@ -159,4 +161,12 @@ async fn external(scene: &Scene) {
     route(scene, "{group: waypost.dev, kind: ExternalService, name: legacy}").await;
     assert_eq!(scene.who("a.example", "/").await, "legacy");
     scene.condition(SHOP, "/parents/0", ("ResolvedRefs", "True", "ResolvedRefs")).await;
+}
+
+async fn external_by_name(scene: &Scene) {
+    let legacy = waypost_tests::service::SampleService::start("legacy").await;
+    let spec = format!("addresses: ['localhost:{}']", legacy.address.port());
+    scene.apply(&resource("ExternalService", "default", "legacy", &spec)).await;
+    route(scene, "{group: waypost.dev, kind: ExternalService, name: legacy}").await;
+    assert_eq!(scene.who("a.example", "/").await, "legacy");
 }

@@ -15,6 +15,8 @@ pub(super) const CASES: &[Case] = &[
     case!(Extended "HTTPRouteCORS"
         "with allowCredentials, the origin is named instead of `*`" credentials),
     case!(Extended "HTTPRouteCORS"
+        "exposeHeaders `*` is answered as `*`, and with allowCredentials by the names of the answer's headers" expose_all),
+    case!(Extended "HTTPRouteCORS"
         "a preflight is answered by the rule for the method that it announces" by_method),
     case!(Extended "HTTPRouteCORS" "OPTIONS that is no preflight is forwarded" options),
 ];
@@ -110,6 +112,17 @@ async fn credentials(scene: &Scene) {
     let answer = scene.get("a.example", "/", &[("origin", "https://b.example")]).await;
     assert_eq!(answer.header("access-control-allow-origin"), "*");
     assert_eq!(answer.header("access-control-allow-credentials"), "");
+}
+
+async fn expose_all(scene: &Scene) {
+    let ask = || scene.get("a.example", "/", &[("origin", "https://b.example")]);
+    cors(scene, "allowOrigins: ['*'], exposeHeaders: ['*']").await;
+    assert_eq!(ask().await.header("access-control-expose-headers"), "*");
+    cors(scene, "allowOrigins: ['*'], exposeHeaders: ['*'], allowCredentials: true").await;
+    let answer = ask().await;
+    let exposed = listed(&answer, "access-control-expose-headers");
+    assert!(exposed.contains(&"x-instance".to_owned()), "{exposed:?}");
+    assert!(!exposed.contains(&"*".to_owned()), "{exposed:?}");
 }
 
 async fn options(scene: &Scene) {

@@ -16,6 +16,8 @@ pub(super) const CASES: &[Case] = &[
         "RegularExpression matches the whole path" regular_expression),
     case!(Core "HTTPRouteHeaderMatching"
         "a header's value must be equal; names are case-insensitive; of several headers all must match" headers),
+    case!(Implementation "HTTPRouteHeaderMatching"
+        "the host is no header over HTTP/1.1 either: a header match for it takes nothing; `hostnames` does" host),
     case!(Implementation "HTTPRouteHeaderRegularExpressionMatching"
         "a header's whole value is matched by a regular expression" header_regex),
     case!(Extended "HTTPRouteQueryParamMatching"
@@ -91,6 +93,14 @@ async fn headers(scene: &Scene) {
         (&[], "404 no_route"),
     ] {
         assert_eq!(scene.get("a.example", "/", headers).await.who(), who, "{headers:?}");
+    }
+}
+
+async fn host(scene: &Scene) {
+    route(scene, "{headers: [{name: Host, value: a.example}]}").await;
+    let ask = Ask::get("a.example", "/");
+    for ask in [ask.clone(), ask.clone().http2(), ask.http2().header("host", "a.example")] {
+        assert_eq!(scene.send(&ask).await.who(), "404 no_route", "{ask:?}");
     }
 }
 

@@ -14,6 +14,8 @@ pub(super) const CASES: &[Case] = &[
     case!(Extended "HTTPRouteParentRefPort" "`port` chooses the listeners of that port" port),
     case!(Core "HTTPRouteParentRefs" "a route may attach to several Gateways, each with its own status" several),
     case!(Core "HTTPRouteParentRefs"
+        "a route that one parent accepts and another one refuses is served by the one, and its status says both" refused_by_one),
+    case!(Core "HTTPRouteParentRefs"
         "a parent that is not there, or has no such listener, is refused" no_such_listener),
     case!(Core "HTTPRouteParentRefs" "a Gateway is not deleted before the routes that need it" needed),
     case!(Implementation "HTTPRouteParentRefs"
@@ -112,9 +114,22 @@ async fn named(scene: &Scene) {
     for (path, name, other) in [("/cart", "basket", "two"), ("/x", "rest", "one")] {
         let explained = scene.admin(&format!("/explain?url=http://a.example{path}")).await;
         assert_eq!(explained.status, 200, "{}", explained.text());
-        assert!(explained.text().contains(name), "{path}: {}", explained.text());
+        assert_eq!(explained.json()["outcome"]["name"], name, "{path}: {}", explained.text());
         assert_ne!(scene.who("a.example", path).await, other);
     }
+}
+
+async fn refused_by_one(scene: &Scene) {
+    let (open, calls) = (listener_port(), listener_port());
+    let kinds = "allowedRoutes: {kinds: [{kind: GRPCRoute}]}";
+    let gateways = gateway("edge", &format!("- {{name: http, port: {open}, protocol: HTTP}}"))
+        + &gateway("inner", &format!("- {{name: http, port: {calls}, protocol: HTTP, {kinds}}}"));
+    let spec = "parentRefs: [{name: inner}, {name: edge}]\nrules: [{backendRefs: [{name: one}]}]";
+    scene.apply(&(gateways + &http_route("shop", spec))).await;
+    assert_eq!([who(scene, open).await, who(scene, calls).await], ["one", "404 no_route"]);
+    let shop = ("HTTPRoute", "default", "shop");
+    scene.condition(shop, "/parents/0", ("Accepted", "False", "NotAllowedByListeners")).await;
+    scene.condition(shop, "/parents/1", ("Accepted", "True", "Accepted")).await;
 }
 
 async fn generation(scene: &Scene) {

@@ -1,8 +1,11 @@
 //! RequestRedirect: what Location says, and with which status.
 
-use waypost_tests::gateway::{Ask, Scene, gateway, http_route, listener_port};
+use waypost_tests::gateway::{Ask, Scene, Tls, gateway, http_route, listener_port};
 
-use crate::case::{Case, case};
+use crate::{
+    case::{Case, case},
+    certificates::Authority,
+};
 
 pub(super) const CASES: &[Case] = &[
     case!(Core "HTTPRouteRedirectHostAndStatus"
@@ -16,6 +19,10 @@ pub(super) const CASES: &[Case] = &[
     case!(Extended "HTTPRoutePortRedirect" "`port` is used in Location, unless it is the scheme's well-known one" port),
     case!(Extended "HTTPRoutePortRedirect"
         "without `scheme` and `port` the Gateway listener's port is used" listeners_port),
+    case!(Extended "HTTPRouteRedirectPortAndScheme"
+        "without `scheme` and `port` the scheme of the request and the port of an HTTPS listener are used" from_https),
+    case!(Extended "HTTPRouteRedirectPortAndScheme"
+        "at an HTTPS listener, `scheme` and `port` are used; the scheme's well-known port is left out" from_https_to),
     case!(Extended "HTTPRoutePathRedirect" "ReplaceFullPath replaces the path" full_path),
     case!(Extended "HTTPRoutePathRedirect" "ReplacePrefixMatch replaces the matched prefix" prefix),
     case!(Extended "HTTPRoutePathRedirect" "the query of the request is kept" query),
@@ -102,6 +109,50 @@ async fn listeners_port(scene: &Scene) {
     // What the client says of the port does not count.
     let answer = scene.send(&Ask::get("a.example:9", "/x").port(port)).await;
     assert_eq!(answer.header("location"), format!("http://b.example:{port}/x"));
+}
+
+/// `Location` of redirects at an HTTPS listener, where `PORT` stands for its port.
+async fn locations_from_https<const N: usize>(scene: &Scene, redirects: [&str; N]) -> [String; N] {
+    let (authority, port) = (Authority::new(), listener_port());
+    let tls = "hostname: a.example, tls: {certificateRefs: [{name: a}]}";
+    let listeners = format!("- {{name: https, port: {port}, protocol: HTTPS, {tls}}}");
+    scene
+        .apply(&(authority.sign(&["a.example"]).secret("default", "a") + &gateway("edge", &listeners)))
+        .await;
+    let ask = Ask::get("a.example", "/x").port(port).tls(&Tls::new(&authority.pem, "a.example"));
+    let mut locations = [const { String::new() }; N];
+    for (location, redirect) in locations.iter_mut().zip(redirects) {
+        let filter = format!("{{type: RequestRedirect, requestRedirect: {{{redirect}}}}}");
+        let route = format!("parentRefs: [{{name: edge}}]\nrules: [{{filters: [{filter}]}}]");
+        scene.apply(&http_route("shop", &route)).await;
+        let answer = scene.send(&ask).await;
+        assert_eq!(answer.status, 302, "{redirect}");
+        *location = answer.header("location").replace(&format!(":{port}"), ":PORT");
+    }
+    locations
+}
+
+async fn from_https(scene: &Scene) {
+    let told = locations_from_https(scene, ["hostname: b.example"]).await;
+    assert_eq!(told, ["https://b.example:PORT/x"]);
+}
+
+async fn from_https_to(scene: &Scene) {
+    let redirects = [
+        "hostname: b.example, port: 443",
+        "hostname: b.example, port: 8443",
+        "scheme: http, hostname: b.example",
+        "scheme: https, hostname: b.example",
+        "scheme: http, port: 8080",
+    ];
+    let wanted = [
+        "https://b.example/x",
+        "https://b.example:8443/x",
+        "http://b.example/x",
+        "https://b.example/x",
+        "http://a.example:8080/x",
+    ];
+    assert_eq!(locations_from_https(scene, redirects).await, wanted);
 }
 
 async fn full_path(scene: &Scene) {

@@ -92,6 +92,13 @@ pub fn explain(table: &Table, request: &RequestView<'_>) -> Explanation {
     }
 }
 
+/// Whether plain HTTP for a host is refused at a port, since the listeners for it speak TLS alone.
+pub(crate) fn is_https_only(table: &Table, port: u16, host: &str) -> bool {
+    let (declared, host) = (&table.declared, Host::of(host_name(host)));
+    let site = declared.sites.get(&declared.port(port)).and_then(|sites| sites.matching(&host).next());
+    site.is_some_and(|site| site.listeners.iter().all(|listener| listener.is_tls()))
+}
+
 /// Why no rule took it, in a sentence.
 fn why_not(declared: &Declared, notes: &Notes, request: &RequestView<'_>, host: &str) -> String {
     let automatic = if declared.is_own(request.port) {
@@ -163,6 +170,9 @@ impl Failed<'_> {
             }
             Self::Header(header) => {
                 let wanted = header.pattern.wanted();
+                if header.is_host() {
+                    return format!("the host is no header field, and {wanted} is asked for; use hostnames");
+                }
                 match header.value(request.headers).map(|has| String::from_utf8_lossy(&has).into_owned()) {
                     Some(has) => format!("header {} is {has:?}, and {wanted} is asked for", header.name),
                     None => format!("header {} is missing, and {wanted} is asked for", header.name),

@@ -26,6 +26,7 @@ fn matches() -> impl Strategy<Value = RuleMatch> {
         2 => path_text().prop_map(|path| (RulePath::Exact, path)),
         4 => path_text().prop_map(|path| (RulePath::Prefix, path.trim_end_matches('/').to_owned())),
         1 => select(REGEXES.to_vec()).prop_map(|path| (RulePath::Regex, path.to_owned())),
+        1 => select(vec!["a", "b", "ab"]).prop_map(|method| (RulePath::GrpcMethod, method.to_owned())),
     ];
     let header = (select(vec!["x-a", "x-b"]), select(vec!["1", "2", "1,2"]), any::<bool>())
         .prop_map(|(name, text, regex)| value(name, text, regex));
@@ -137,7 +138,14 @@ fn path_fits(wanted: &RuleMatch, path: &str) -> Option<(u8, usize)> {
             let prefix = wanted.path.trim_end_matches('/');
             let (wanted, given): (Vec<&str>, Vec<&str>) =
                 (prefix.split('/').collect(), path.split('/').collect());
-            given.starts_with(&wanted).then_some((2, prefix.len()))
+            let rank = if prefix.is_empty() { 4 } else { 2 };
+            given.starts_with(&wanted).then_some((rank, prefix.len()))
+        }
+        RulePath::GrpcMethod => {
+            let segments: Vec<&str> = path.split('/').collect();
+            let fits =
+                matches!(*segments, ["", service, method] if !service.is_empty() && method == wanted.path);
+            fits.then_some((3, 0))
         }
     }
 }
@@ -206,7 +214,13 @@ fn naive(snapshot: &Snapshot, own_port: u16, asked: &Asked) -> Option<Answer> {
             for (place, wanted) in rule.matches.iter().enumerate() {
                 let Some((kind, taken)) = path_fits(wanted, &asked.path) else { continue };
                 if rest_fits(rule, wanted, asked) {
-                    let length = if kind == 2 { taken } else { wanted.path.len() };
+                    let length = if kind == 2 {
+                        taken
+                    } else if kind == 4 {
+                        0
+                    } else {
+                        wanted.path.len()
+                    };
                     let created_at = route.created_at.as_ref().map_or(0, |stamp| stamp.seconds);
                     let (headers, query) = (firsts(&wanted.headers).len(), firsts(&wanted.query).len());
                     let rank = (
