@@ -15,6 +15,7 @@
 
 mod attach;
 mod focus;
+mod impossible;
 mod policy;
 mod port;
 mod problem;
@@ -115,6 +116,7 @@ fn problems<'a>(set: &Resources<'a>, focus: &Focus<'_>) -> Vec<Problem<'a>> {
             Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
                 let Some(route) = Route::of(member) else { continue };
                 reference::backends(set, &route, &mut found);
+                impossible::matches(&route, &mut found);
                 let spots = attach::attach(set, &route, &mut found);
                 reach.add(&route, spots);
             }
