@@ -22,6 +22,7 @@ mod problem;
 mod reach;
 mod reference;
 mod resources;
+mod retry;
 mod route;
 mod tls;
 mod traffic;
@@ -117,6 +118,7 @@ fn problems<'a>(set: &Resources<'a>, focus: &Focus<'_>) -> Vec<Problem<'a>> {
                 let Some(route) = Route::of(member) else { continue };
                 reference::backends(set, &route, &mut found);
                 impossible::matches(&route, &mut found);
+                retry::rules(&route, &mut found);
                 let spots = attach::attach(set, &route, &mut found);
                 reach.add(&route, spots);
             }
