@@ -130,6 +130,53 @@ async fn a_condition_follows_the_services_that_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_not_registered_is_warned_about_and_taken() {
+    let plane = Plane::start().await;
+    plane.register("users", 9001).await;
+    let warnings = async |text: &str| -> Vec<String> {
+        let answer = plane.apply(text).await.expect("a service may come later");
+        let one = |found: &v1::ResourceFinding| {
+            format!(
+                "{}:{}: {}: {}; {}",
+                found.line, found.column, found.field, found.reason, found.suggestion
+            )
+        };
+        answer.warnings.iter().map(one).collect()
+    };
+    assert_eq!(warnings(&shop()).await, [""; 0]);
+    let slip = route("shop", "/shop").replace("name: users,", "name: uesrs,");
+    let until = "is registered now: no request reaches it until one is";
+    assert_eq!(
+        warnings(&slip).await,
+        [format!(
+            "10:20: spec.rules[0].backendRefs[0].name: \"uesrs\" is no service of namespace default that {until}; did you \
+             mean \"users\"?"
+        )]
+    );
+    let other = route("shop", "/shop").replace("name: users,", "name: orders,");
+    let hint = "`waypost services` lists those there are";
+    assert!(warnings(&other).await[0].ends_with(&format!("{until}; {hint}")));
+    // A mirror's is looked at, too; an ExternalService of this name is a service.
+    let mirror =
+        "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: partner}}}]\n    backendRefs";
+    let mirrored = route("shop", "/shop").replace("backendRefs", mirror);
+    let found = warnings(&mirrored).await;
+    assert!(found[0].contains("filters[0].requestMirror.backendRef.name: \"partner\""), "{found:?}");
+    assert_eq!(warnings(&format!("{mirrored}---{}", external("partner", "10.0.0.1:80"))).await, [""; 0]);
+    let policy = "
+apiVersion: waypost.dev/v1
+kind: BackendTrafficPolicy
+metadata: {name: users}
+spec: {targetRefs: [{group: '', kind: Service, name: user}], timeouts: {request: 1s}}
+";
+    let found = warnings(policy).await;
+    assert!(
+        found[0].contains("spec.targetRefs[0].name: \"user\"") && found[0].contains("\"users\"?"),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_wrong_document_leaves_everything_as_it_was() {
     let plane = Plane::start().await;
     let before = plane.apply(&shop()).await.expect("good documents").revision;

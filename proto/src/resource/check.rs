@@ -11,7 +11,8 @@
 //!   what is changed ──┘
 //! ```
 //!
-//! Deliberately absent: which services are registered. They come and go, and a route may be there before its service.
+//! Which services are registered is asked by [`unregistered()`] alone. They come and go, and a route may be there before
+//! its service.
 
 mod attach;
 mod focus;
@@ -26,14 +27,18 @@ mod retry;
 mod route;
 mod tls;
 mod traffic;
+mod unregistered;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     time::SystemTime,
 };
 
-pub use self::resources::{Member, Resources};
 use self::{focus::Focus, problem::Problem, reach::Reach, route::Route};
+pub use self::{
+    resources::{Member, Resources},
+    unregistered::{Services, unregistered},
+};
 use super::{
     Parsed, ResourceKey, Spec,
     finding::{FieldPath, Finding, Severity},
