@@ -11,7 +11,7 @@ use waypost_control_plane::{
 use waypost_proto::{
     name::ServiceKey,
     time::wire_duration,
-    v1::{self, ApplyOutcome, declared_entry::Kind},
+    v1::{self, ApplyOutcome, declared_entry::Kind, subscribe_request},
 };
 
 use crate::harness::{PATIENCE, Plane, Proxy, eventually, fields};
@@ -275,6 +275,27 @@ async fn an_external_service_is_known_until_one_registers_by_its_name() {
     assert!(fields(&refused)[0].ends_with("metadata.name"), "{refused}");
     let service: ServiceKey = "users".parse().expect("a name");
     assert!(plane.server.plane.registry.view().gateway().external(&service).is_none());
+}
+
+#[tokio::test]
+async fn a_gateways_addresses_are_never_those_that_mean_any() {
+    let plane = Plane::start().await;
+    plane.apply(GATEWAY).await.expect("a good document");
+    let addresses = async || -> Value {
+        let listed = list(&plane, "Gateway", "edge").await;
+        serde_json::from_str::<Value>(&listed[0].status).expect("JSON")["addresses"].clone()
+    };
+    assert_eq!(addresses().await, serde_json::json!([]));
+    let mut proxies = Vec::new();
+    for listen_address in ["0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080"] {
+        let (proxy_id, listen_address) = (listen_address.to_owned(), listen_address.to_owned());
+        let hello = v1::Hello { proxy_id, listen_address, ..Default::default() };
+        let mut proxy = Proxy::open(&plane, subscribe_request::Kind::Hello(hello)).await;
+        proxy.next().await.expect("everything");
+        proxies.push(proxy);
+    }
+    let address = |value: &str| serde_json::json!({ "type": "IPAddress", "value": value });
+    assert_eq!(addresses().await, serde_json::json!([address("10.1.2.3"), address("127.0.0.1")]));
 }
 
 #[tokio::test]
