@@ -177,11 +177,11 @@ fn choose<'a>(
         let message = "the hostnames have nothing in common with those of the listeners";
         return fails("NoMatchingListenerHostname", message);
     }
-    let ready: Vec<_> = fitting.into_iter().filter(|(candidate, _)| candidate.accepted).collect();
-    if ready.is_empty() {
+    if !fitting.iter().any(|(candidate, _)| candidate.accepted) {
         return fails("NoReadyListeners", "the listeners are not accepted; the Gateway's status says why");
     }
-    Ok(ready)
+    // Those beside that are not accepted count the route all the same (Gateway API, `ListenerStatus.attachedRoutes`).
+    Ok(fitting)
 }
 
 /// The reference as it is written, with its defaults.

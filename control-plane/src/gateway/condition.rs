@@ -15,6 +15,8 @@ pub(super) const ACCEPTED: &str = "Accepted";
 pub(super) const PROGRAMMED: &str = "Programmed";
 pub(super) const RESOLVED_REFS: &str = "ResolvedRefs";
 pub(super) const CONFLICTED: &str = "Conflicted";
+/// Clients without a good certificate are let in (GEP-91).
+pub(super) const INSECURE: &str = "InsecureFrontendValidationMode";
 
 /// Something that holds of a resource or does not.
 #[derive(Clone, Debug, PartialEq, Eq)]

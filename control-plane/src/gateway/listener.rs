@@ -72,7 +72,9 @@ pub(super) fn made(looking: &mut Looking<'_>, declared: &Declared, spec: &Gatewa
     } else {
         Condition::fails(ACCEPTED, "ListenersNotValid", message)
     };
-    Made { entries, external: None, body: Some(Body::Gateway(GatewayOutcome { accepted, listeners })) }
+    let insecure = tls::insecure(spec);
+    let outcome = GatewayOutcome { accepted, insecure, listeners };
+    Made { entries, external: None, body: Some(Body::Gateway(outcome)) }
 }
 
 fn listen(
@@ -103,7 +105,7 @@ fn listen(
         ..ListenerEntry::default()
     };
     let mut entries = Vec::new();
-    let mut safe = true;
+    let (mut safe, mut authorized) = (true, true);
     if listener.protocol == Spoken::Https {
         entry.protocol = ListenerProtocol::Https.into();
         let found = tls::frontend(looking, key, gateway, listener);
@@ -113,6 +115,7 @@ fn listen(
         entry.minimum_tls_version = found.minimum_version;
         entries = found.entries;
         safe = found.safe;
+        authorized = found.authorized;
         resolved = found.problem.unwrap_or(resolved);
     }
     let served = conflict.is_none() && safe && !kinds.is_empty();
@@ -126,6 +129,10 @@ fn listen(
         Condition { kind: CONFLICTED, holds: false, reason: "NoConflicts", message: String::new() };
     let accepted = Condition::holds(ACCEPTED, ACCEPTED);
     let (accepted, conflicted) = match conflict {
+        None if !authorized => {
+            let message = "none of the authorities that clients' certificates are checked with can be used";
+            (Condition::fails(ACCEPTED, "NoValidCACertificate", message), conflicted)
+        }
         None => (accepted, conflicted),
         Some((reason, message)) => (
             Condition::fails(ACCEPTED, reason, message.clone()),

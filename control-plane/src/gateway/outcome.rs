@@ -37,6 +37,8 @@ pub(super) enum Body {
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct GatewayOutcome {
     pub(super) accepted: Condition,
+    /// Where clients without a good certificate are let in.
+    pub(super) insecure: Option<Condition>,
     /// In their order in the Gateway.
     pub(super) listeners: Vec<ListenerOutcome>,
 }

@@ -93,9 +93,10 @@ impl<'a> Reader<'a> {
             let kind = if address.parse::<std::net::IpAddr>().is_ok() { "IPAddress" } else { "Hostname" };
             json!({ "type": kind, "value": address })
         };
+        let conditions = [&gateway.accepted, &programmed].into_iter().chain(&gateway.insecure);
         json!({
             "addresses": self.fleet.addresses.iter().map(address).collect::<Vec<_>>(),
-            "conditions": condition::list([&gateway.accepted, &programmed], observed),
+            "conditions": condition::list(conditions, observed),
             "listeners": gateway.listeners.iter().map(listener).collect::<Vec<_>>(),
         })
     }

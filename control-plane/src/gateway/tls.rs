@@ -11,7 +11,7 @@ use waypost_proto::{
     resource::{
         Kind, ResourceKey, Spec,
         backend::{AuthoritiesRef, CertificateRef},
-        gateway::{FrontendValidationMode, Gateway, Listener},
+        gateway::{FrontendValidation, FrontendValidationMode, Gateway, Listener},
         key::GATEWAY_GROUP,
         material::{CA_CERTIFICATES, TLS_CERTIFICATE, TLS_KEY},
         policy::{BackendTlsPolicy, SubjectAltName},
@@ -21,7 +21,7 @@ use waypost_proto::{
 
 use super::{
     Made,
-    condition::{ACCEPTED, Condition, RESOLVED_REFS},
+    condition::{ACCEPTED, Condition, INSECURE, RESOLVED_REFS},
     needs::Looking,
     outcome::{Body, PolicyOutcome, TargetOutcome},
     policy,
@@ -41,6 +41,8 @@ pub(super) struct Frontend {
     pub(super) entries: Vec<DeclaredEntry>,
     /// Whether the listener can be served with it.
     pub(super) safe: bool,
+    /// Whether there is an authority, if clients' certificates are asked for.
+    pub(super) authorized: bool,
     /// The first reference that does not work.
     pub(super) problem: Option<Condition>,
 }
@@ -51,6 +53,32 @@ struct Unusable {
     message: String,
 }
 
+/// What is said of a Gateway that lets clients in without a good certificate: by default, at a port, or at a listener.
+pub(super) fn insecure(gateway: &Gateway) -> Option<Condition> {
+    let is = |rule: Option<&FrontendValidation>| {
+        rule.is_some_and(|rule| rule.mode == FrontendValidationMode::AllowInsecureFallback)
+    };
+    let mut places = Vec::new();
+    if let Some(frontend) = gateway.tls.as_ref().and_then(|tls| tls.frontend.as_ref()) {
+        places.extend(is(frontend.default.validation.as_ref()).then(|| "by default".to_owned()));
+        let ports = frontend.per_port.iter().filter(|entry| is(entry.tls.validation.as_ref()));
+        places.extend(ports.map(|entry| format!("at port {}", entry.port)));
+    }
+    let own =
+        |listener: &&Listener| is(listener.tls.as_ref().and_then(|tls| tls.frontend_validation.as_ref()));
+    places.extend(
+        gateway.listeners.iter().filter(own).map(|listener| format!("at listener {}", listener.name)),
+    );
+    if places.is_empty() {
+        return None;
+    }
+    let message = format!(
+        "clients are let in without a good certificate (AllowInsecureFallback): {}",
+        places.join(", ")
+    );
+    Some(Condition::holds(INSECURE, "ConfigurationChanged").saying(message))
+}
+
 /// What an HTTPS listener of a Gateway needs.
 pub(super) fn frontend(
     looking: &mut Looking<'_>,
@@ -58,7 +86,7 @@ pub(super) fn frontend(
     gateway: &Gateway,
     listener: &Listener,
 ) -> Frontend {
-    let mut frontend = Frontend { safe: true, ..Frontend::default() };
+    let mut frontend = Frontend { safe: true, authorized: true, ..Frontend::default() };
     let Some(tls) = &listener.tls else {
         let message = "an HTTPS listener needs tls.certificateRefs";
         frontend.problem = Some(Condition::fails(RESOLVED_REFS, "InvalidCertificateRef", message));
@@ -86,7 +114,8 @@ pub(super) fn frontend(
                 Err(why) => frontend.note(why),
             }
         }
-        frontend.safe &= !frontend.authorities.is_empty();
+        frontend.authorized = !frontend.authorities.is_empty();
+        frontend.safe &= frontend.authorized;
     }
     frontend.minimum_version = listener.minimum_tls_version().unwrap_or_default().to_owned();
     frontend

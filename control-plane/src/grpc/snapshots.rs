@@ -3,7 +3,7 @@
 //! Two tasks serve a stream: the connection's own asks the hub for the next frame whenever it can send one,
 //! and another reads what the proxy reports. Either one's end ends both.
 
-use std::{collections::BTreeSet, pin::Pin, sync::Arc, time::Duration};
+use std::{collections::BTreeSet, net::IpAddr, pin::Pin, sync::Arc, time::Duration};
 
 use futures_util::{Stream, stream};
 use tokio::sync::oneshot;
@@ -36,7 +36,7 @@ pub(super) struct Snapshots(pub(super) Arc<Plane>);
 /// How far a stream is.
 enum Stage {
     /// The proxy has not said who it is.
-    Silent(Box<Streaming<v1::SubscribeRequest>>),
+    Silent(Box<Streaming<v1::SubscribeRequest>>, Option<IpAddr>),
     /// Frames go out. Why the other direction has ended is told when it has.
     Open(Box<Subscription>, oneshot::Receiver<Error>),
     /// The last word is said.
@@ -52,8 +52,9 @@ impl snapshots_server::Snapshots for Snapshots {
         request: Request<Streaming<v1::SubscribeRequest>>,
     ) -> Result<Response<Self::SubscribeStream>, Status> {
         let plane = self.0.clone();
+        let peer = request.remote_addr().map(|peer| peer.ip().to_canonical());
         // The answer begins at once: some clients send their Hello only then.
-        let frames = stream::unfold(Stage::Silent(Box::new(request.into_inner())), move |stage| {
+        let frames = stream::unfold(Stage::Silent(Box::new(request.into_inner()), peer), move |stage| {
             let plane = plane.clone();
             async move { advance(&plane, stage).await }
         });
@@ -68,7 +69,7 @@ async fn advance(plane: &Arc<Plane>, stage: Stage) -> Option<(Result<Frame, Stat
     let (mut subscription, why) = match stage {
         Stage::Ended => return None,
         Stage::Open(subscription, why) => (subscription, why),
-        Stage::Silent(inbound) => match open(plane, inbound).await {
+        Stage::Silent(inbound, peer) => match open(plane, inbound, peer).await {
             Ok(opened) => opened,
             Err(error) => return end(error),
         },
@@ -88,6 +89,7 @@ async fn advance(plane: &Arc<Plane>, stage: Stage) -> Option<(Result<Frame, Stat
 async fn open(
     plane: &Arc<Plane>,
     mut inbound: Box<Streaming<v1::SubscribeRequest>>,
+    peer: Option<IpAddr>,
 ) -> Result<(Box<Subscription>, oneshot::Receiver<Error>), Error> {
     let first = tokio::select! {
         first = tokio::time::timeout(HELLO_DEADLINE, inbound.message()) => first,
@@ -105,7 +107,7 @@ async fn open(
         Some(Kind::Hello(hello)) => hello,
         other => return Err(Violation::new("kind", name(other.as_ref()), "must be hello first").into()),
     };
-    let greeting = check(hello)?;
+    let greeting = check(hello, peer)?;
     follow_up(plane, &greeting).await?;
     let holds = greeting.position.as_ref().map(|position| position.revision);
     tracing::info!(proxy = %greeting.id, ?holds, "a proxy has connected");
@@ -193,7 +195,7 @@ fn name(kind: Option<&Kind>) -> &'static str {
     }
 }
 
-fn check(hello: v1::Hello) -> Result<Greeting, Error> {
+fn check(hello: v1::Hello, peer: Option<IpAddr>) -> Result<Greeting, Error> {
     let mut checks = Checks::default();
     let visible = |text: &str| text.bytes().all(|byte| byte.is_ascii_graphic());
     if !(1..=LONGEST_TEXT).contains(&hello.proxy_id.len()) || !visible(&hello.proxy_id) {
@@ -216,6 +218,7 @@ fn check(hello: v1::Hello) -> Result<Greeting, Error> {
         admin_address: hello.admin_address,
         zone: hello.zone,
         namespaces: Arc::new(namespaces),
+        peer,
         position: hello.position,
         resyncs: hello.resyncs,
     })

@@ -101,6 +101,7 @@ impl Record {
             deltas: self.deltas,
             namespaces: greeting.namespaces.iter().cloned().collect(),
             replica: String::new(),
+            peer_address: greeting.peer.map(|peer| peer.to_string()).unwrap_or_default(),
         }
     }
 }

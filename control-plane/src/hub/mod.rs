@@ -25,6 +25,7 @@ mod subscription;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
     sync::Arc,
     time::{Duration, Instant, SystemTime},
 };
@@ -87,6 +88,8 @@ pub struct Greeting {
     pub zone: String,
     /// Only services of these namespaces; empty means all.
     pub namespaces: Arc<BTreeSet<String>>,
+    /// Where its stream comes from.
+    pub peer: Option<IpAddr>,
     /// What it holds.
     pub position: Option<v1::Position>,
     /// How many times it has thrown its snapshot away.

@@ -90,6 +90,7 @@ fn greeting(id: &str, namespaces: &[&str], position: Option<Position>) -> Greeti
         admin_address: String::new(),
         zone: String::new(),
         namespaces: Namespaces::new(namespaces.iter().map(ToString::to_string).collect()),
+        peer: None,
         position,
         resyncs: 0,
     }

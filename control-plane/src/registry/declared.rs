@@ -137,6 +137,12 @@ impl View {
         !is_reserved(service) && self.services.contains_key(service)
     }
 
+    /// The names of a namespace's services that are registered, at most so many.
+    pub fn service_names<'a>(&'a self, namespace: &str, most: usize) -> Vec<&'a str> {
+        let there = self.services.keys().filter(|key| key.namespace() == namespace && !is_reserved(key));
+        there.map(ServiceKey::name).take(most).collect()
+    }
+
     /// Whether a service is registered and has instances.
     pub fn has_instances(&self, service: &ServiceKey) -> bool {
         self.records_of(service).next().is_some()

@@ -11,7 +11,7 @@ use waypost_proto::{
     name::ServiceKey,
     resource::{
         FieldPath, Finding, Kind, Manifest, Parsed, ResourceKey, Severity, Spec,
-        check::{Member, Resources, check, place},
+        check::{Member, Resources, Services, check, place, unregistered},
         finding::refusal,
         material::TLS_KEY,
     },
@@ -23,6 +23,9 @@ use crate::{
     registry::{Held, View, reserved::is_reserved},
     store::{Declare, LARGEST_MANIFEST, Resource},
 };
+
+/// With how many services' names one is compared that is not there.
+const COMPARED: usize = 10_000;
 
 /// What is to be written, and what callers are told of it.
 #[derive(Debug, Default)]
@@ -53,6 +56,9 @@ pub(super) fn apply(view: &View, parsed: &[Parsed], actor: &str, now: SystemTime
     for parsed in parsed {
         findings.extend(own_findings(view, &parsed.manifest));
     }
+    let names = |namespace: &str| view.service_names(namespace, COMPARED);
+    let services = Services { has: &|service| view.is_registered(service), names: &names };
+    findings.extend(unregistered(&after, &changed, &services));
     place(parsed, &mut findings);
     let mut planned = Planned { warnings: warnings(&findings)?, ..Planned::default() };
     for parsed in parsed {

@@ -2,7 +2,12 @@
 //!
 //! Deliberately absent: paging; an answer is as long as what it is asked for.
 
-use std::{collections::BTreeSet, str::FromStr, sync::Arc};
+use std::{
+    collections::BTreeSet,
+    net::{IpAddr, SocketAddr},
+    str::FromStr,
+    sync::Arc,
+};
 
 use waypost_proto::{
     address::Address,
@@ -10,7 +15,7 @@ use waypost_proto::{
     name::ServiceKey,
     resource::{Kind, ResourceKey},
     time,
-    v1::{Generation, GetHistoryResponse, ListResourcesRequest, ListResourcesResponse, Resource},
+    v1::{Generation, GetHistoryResponse, ListResourcesRequest, ListResourcesResponse, Proxy, Resource},
 };
 
 use super::{missing, redact};
@@ -97,12 +102,23 @@ async fn shown(plane: &Plane) -> (Arc<View>, Fleet) {
     let status = plane.replicas.status(plane.status()).await;
     let proxies = plane.replicas.list_proxies().await.proxies;
     let connected = proxies.iter().filter(|proxy| proxy.connected);
-    let host = |address: &str| address.parse::<Address>().ok().map(|address| address.host().to_owned());
-    let addresses: BTreeSet<String> = connected.filter_map(|proxy| host(&proxy.listen_address)).collect();
+    let addresses: BTreeSet<String> = connected.filter_map(host).collect();
     // Revisions after the head change nothing for proxies, so whoever serves by the head serves by all of them.
     let reached = status.watermark >= view.head();
     let watermark = if reached { status.watermark.max(view.revision()) } else { status.watermark };
     (view, Fleet { watermark, proxies: status.proxies, addresses })
+}
+
+/// Where a proxy is reached. One that binds all of its addresses does not know which: then it is where its stream comes
+/// from.
+fn host(proxy: &Proxy) -> Option<String> {
+    let is_any = |ip: IpAddr| ip.to_canonical().is_unspecified();
+    let bound = proxy.listen_address.parse::<SocketAddr>();
+    if bound.is_ok_and(|bound| is_any(bound.ip())) {
+        return proxy.peer_address.parse().ok().filter(|peer| !is_any(*peer)).map(|peer| peer.to_string());
+    }
+    let address = proxy.listen_address.parse::<Address>().ok()?;
+    Some(address.host().to_owned())
 }
 
 fn to_wire(held: &Held, reader: &Reader<'_>) -> Resource {
@@ -120,5 +136,28 @@ fn to_wire(held: &Held, reader: &Reader<'_>) -> Resource {
         actor: resource.actor.to_string(),
         revision: resource.revision,
         status: status.map(|status| status.to_string()).unwrap_or_default(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_proxy_that_binds_all_addresses_is_where_its_stream_comes_from() {
+        for (bound, peer, wanted) in [
+            ("127.0.0.1:80", "10.0.0.7", Some("127.0.0.1")),
+            ("edge.example:80", "10.0.0.7", Some("edge.example")),
+            ("0.0.0.0:80", "10.0.0.7", Some("10.0.0.7")),
+            ("[::]:80", "2001:db8::7", Some("2001:db8::7")),
+            ("[::ffff:0.0.0.0]:80", "10.0.0.7", Some("10.0.0.7")),
+            ("[::]:80", "", None),
+            ("0.0.0.0:80", "0.0.0.0", None),
+            ("", "10.0.0.7", None),
+        ] {
+            let (listen_address, peer_address) = (bound.to_owned(), peer.to_owned());
+            let proxy = Proxy { listen_address, peer_address, ..Proxy::default() };
+            assert_eq!(host(&proxy).as_deref(), wanted, "{bound} {peer}");
+        }
     }
 }

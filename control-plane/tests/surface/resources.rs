@@ -11,7 +11,7 @@ use waypost_control_plane::{
 use waypost_proto::{
     name::ServiceKey,
     time::wire_duration,
-    v1::{self, ApplyOutcome, declared_entry::Kind},
+    v1::{self, ApplyOutcome, declared_entry::Kind, subscribe_request},
 };
 
 use crate::harness::{PATIENCE, Plane, Proxy, eventually, fields};
@@ -130,6 +130,53 @@ async fn a_condition_follows_the_services_that_come_and_go() {
 }
 
 #[tokio::test]
+async fn a_service_that_is_not_registered_is_warned_about_and_taken() {
+    let plane = Plane::start().await;
+    plane.register("users", 9001).await;
+    let warnings = async |text: &str| -> Vec<String> {
+        let answer = plane.apply(text).await.expect("a service may come later");
+        let one = |found: &v1::ResourceFinding| {
+            format!(
+                "{}:{}: {}: {}; {}",
+                found.line, found.column, found.field, found.reason, found.suggestion
+            )
+        };
+        answer.warnings.iter().map(one).collect()
+    };
+    assert_eq!(warnings(&shop()).await, [""; 0]);
+    let slip = route("shop", "/shop").replace("name: users,", "name: uesrs,");
+    let until = "is registered now: no request reaches it until one is";
+    assert_eq!(
+        warnings(&slip).await,
+        [format!(
+            "10:20: spec.rules[0].backendRefs[0].name: \"uesrs\" is no service of namespace default that {until}; did you \
+             mean \"users\"?"
+        )]
+    );
+    let other = route("shop", "/shop").replace("name: users,", "name: orders,");
+    let hint = "`waypost services` lists those there are";
+    assert!(warnings(&other).await[0].ends_with(&format!("{until}; {hint}")));
+    // A mirror's is looked at, too; an ExternalService of this name is a service.
+    let mirror =
+        "filters: [{type: RequestMirror, requestMirror: {backendRef: {name: partner}}}]\n    backendRefs";
+    let mirrored = route("shop", "/shop").replace("backendRefs", mirror);
+    let found = warnings(&mirrored).await;
+    assert!(found[0].contains("filters[0].requestMirror.backendRef.name: \"partner\""), "{found:?}");
+    assert_eq!(warnings(&format!("{mirrored}---{}", external("partner", "10.0.0.1:80"))).await, [""; 0]);
+    let policy = "
+apiVersion: waypost.dev/v1
+kind: BackendTrafficPolicy
+metadata: {name: users}
+spec: {targetRefs: [{group: '', kind: Service, name: user}], timeouts: {request: 1s}}
+";
+    let found = warnings(policy).await;
+    assert!(
+        found[0].contains("spec.targetRefs[0].name: \"user\"") && found[0].contains("\"users\"?"),
+        "{found:?}"
+    );
+}
+
+#[tokio::test]
 async fn a_wrong_document_leaves_everything_as_it_was() {
     let plane = Plane::start().await;
     let before = plane.apply(&shop()).await.expect("good documents").revision;
@@ -228,6 +275,27 @@ async fn an_external_service_is_known_until_one_registers_by_its_name() {
     assert!(fields(&refused)[0].ends_with("metadata.name"), "{refused}");
     let service: ServiceKey = "users".parse().expect("a name");
     assert!(plane.server.plane.registry.view().gateway().external(&service).is_none());
+}
+
+#[tokio::test]
+async fn a_gateways_addresses_are_never_those_that_mean_any() {
+    let plane = Plane::start().await;
+    plane.apply(GATEWAY).await.expect("a good document");
+    let addresses = async || -> Value {
+        let listed = list(&plane, "Gateway", "edge").await;
+        serde_json::from_str::<Value>(&listed[0].status).expect("JSON")["addresses"].clone()
+    };
+    assert_eq!(addresses().await, serde_json::json!([]));
+    let mut proxies = Vec::new();
+    for listen_address in ["0.0.0.0:8080", "[::]:8080", "10.1.2.3:8080"] {
+        let (proxy_id, listen_address) = (listen_address.to_owned(), listen_address.to_owned());
+        let hello = v1::Hello { proxy_id, listen_address, ..Default::default() };
+        let mut proxy = Proxy::open(&plane, subscribe_request::Kind::Hello(hello)).await;
+        proxy.next().await.expect("everything");
+        proxies.push(proxy);
+    }
+    let address = |value: &str| serde_json::json!({ "type": "IPAddress", "value": value });
+    assert_eq!(addresses().await, serde_json::json!([address("10.1.2.3"), address("127.0.0.1")]));
 }
 
 #[tokio::test]

@@ -11,27 +11,34 @@
 //!   what is changed ──┘
 //! ```
 //!
-//! Deliberately absent: which services are registered. They come and go, and a route may be there before its service.
+//! Which services are registered is asked by [`unregistered()`] alone. They come and go, and a route may be there before
+//! its service.
 
 mod attach;
 mod focus;
+mod impossible;
 mod policy;
 mod port;
 mod problem;
 mod reach;
 mod reference;
 mod resources;
+mod retry;
 mod route;
 mod tls;
 mod traffic;
+mod unregistered;
 
 use std::{
     collections::{BTreeMap, BTreeSet, HashSet},
     time::SystemTime,
 };
 
-pub use self::resources::{Member, Resources};
 use self::{focus::Focus, problem::Problem, reach::Reach, route::Route};
+pub use self::{
+    resources::{Member, Resources},
+    unregistered::{Services, unregistered},
+};
 use super::{
     Parsed, ResourceKey, Spec,
     finding::{FieldPath, Finding, Severity},
@@ -115,6 +122,8 @@ fn problems<'a>(set: &Resources<'a>, focus: &Focus<'_>) -> Vec<Problem<'a>> {
             Spec::HttpRoute(_) | Spec::GrpcRoute(_) => {
                 let Some(route) = Route::of(member) else { continue };
                 reference::backends(set, &route, &mut found);
+                impossible::matches(&route, &mut found);
+                retry::rules(&route, &mut found);
                 let spots = attach::attach(set, &route, &mut found);
                 reach.add(&route, spots);
             }

@@ -21,6 +21,7 @@ fn main() -> ExitCode {
         ("tapper: versions stand side by side, and a prefix is removed", tapper::versions_and_prefixes),
         ("tapper: one that an operator has removed stays away", tapper::a_removed_one_stays_away),
         ("schemathesis: every answer is one that the document names", schemathesis::the_document_holds),
+        ("every line of a watch is one that the document describes", schemathesis::the_watch_is_documented),
     ];
     let trials = promises.map(|(says, show)| match &missing {
         None => Trial::test(says, move || {

@@ -147,6 +147,14 @@ fn of_listeners_that_cannot_share_a_port_those_of_the_older_gateway_stay() {
         "True ListenersNotValid"
     );
     assert_eq!(bench.ids(), ["listener/default/old/web", "listener/default/young/more"]);
+    let route = route("namespace: default", "[]", "{name: young}");
+    bench.put(route.split("---").last().expect("the route"));
+    let count = |bench: &Bench, at: usize| {
+        bench.status("Gateway", "young")["listeners"][at]["attachedRoutes"].as_u64().expect("a number")
+    };
+    assert_eq!((count(&bench, 0), count(&bench, 1)), (1, 1), "also where the listener is not accepted");
+    assert_eq!(bench.route("httproute/default/r").attachments.len(), 1, "and takes no requests for it");
+    bench.remove("HTTPRoute", "r");
     bench.remove("Gateway", "old");
     assert_eq!(bench.ids(), ["listener/default/young/more", "listener/default/young/web"]);
     assert_eq!(bench.listener("young", 0, "Conflicted"), "False NoConflicts");

@@ -146,6 +146,56 @@ fn a_listener_without_a_good_certificate_is_not_served() {
     assert_eq!(bench.listener("front", 0, "ResolvedRefs"), "False RefNotPermitted");
 }
 
+/// An HTTPS listener with a good certificate, at a Gateway that asks clients for theirs.
+fn asking(tls: &str) -> String {
+    let secret = format!(
+        "apiVersion: v1\nkind: Secret\nmetadata: {{name: cert}}\ntype: kubernetes.io/tls\nstringData:\n  tls.crt: \"{PEM}\"\n  \
+         tls.key: \"{}\"\n",
+        PEM.replace("CERTIFICATE", "PRIVATE KEY")
+    );
+    listener_and("group: ''").replace("  listeners:", &format!("  tls: {{frontend: {tls}}}\n  listeners:"))
+        + &secret
+}
+
+#[test]
+fn a_listener_without_any_authority_that_it_asks_for_is_not_accepted() {
+    let refs = "{validation: {caCertificateRefs: [{group: '', kind: ConfigMap, name: ca}]}}";
+    let mut bench = Bench::of(&asking(&format!("{{default: {refs}}}")));
+    assert_eq!(bench.listener("front", 0, "Accepted"), "False NoValidCACertificate");
+    assert_eq!(bench.listener("front", 0, "ResolvedRefs"), "False InvalidCACertificateRef");
+    assert_eq!(bench.listener("front", 0, "Programmed"), "False Invalid");
+    bench.put(&format!(
+        "\napiVersion: v1\nkind: ConfigMap\nmetadata: {{name: ca}}\ndata: {{ca.crt: \"{PEM}\"}}\n"
+    ));
+    assert_eq!(bench.listener("front", 0, "Accepted"), "True Accepted");
+}
+
+#[test]
+fn a_gateway_that_lets_clients_in_without_a_good_certificate_says_so() {
+    let rule = |mode: &str| {
+        format!(
+            "{{validation: {{caCertificateRefs: [{{group: '', kind: ConfigMap, name: ca}}], mode: {mode}}}}}"
+        )
+    };
+    let (strict, lenient) = (rule("AllowValidOnly"), rule("AllowInsecureFallback"));
+    let port = |rule: &str| format!("perPort: [{{port: 8443, tls: {rule}}}]");
+    for (tls, where_to) in [
+        (format!("{{default: {strict}, {}}}", port(&strict)), None),
+        (format!("{{default: {lenient}, {}}}", port(&strict)), Some("by default")),
+        (format!("{{default: {strict}, {}}}", port(&lenient)), Some("at port 8443")),
+        (format!("{{default: {lenient}, {}}}", port(&lenient)), Some("by default, at port 8443")),
+    ] {
+        let status = Bench::of(&asking(&tls)).status("Gateway", "front");
+        let conditions = status["conditions"].as_array().expect("conditions");
+        let insecure = conditions.iter().find(|one| one["type"] == "InsecureFrontendValidationMode");
+        let said = insecure.map(|one| {
+            assert_eq!((&one["status"], &one["reason"]), (&"True".into(), &"ConfigurationChanged".into()));
+            one["message"].as_str().expect("text").rsplit(": ").next().expect("where")
+        });
+        assert_eq!(said, where_to, "{tls}");
+    }
+}
+
 #[test]
 fn programmed_waits_for_the_proxies() {
     let mut bench = Bench::of(ACROSS);

@@ -162,6 +162,9 @@ fn parameter(parameter: &Parameter) -> Value {
 
 #[cfg(test)]
 mod tests {
+    use prost::Message;
+    use prost_types::FileDescriptorSet;
+
     use super::*;
 
     #[test]
@@ -174,6 +177,38 @@ mod tests {
             assert!(ids.insert(operation.id), "{} is there twice", operation.id);
             assert!(described["responses"][operation.status.as_str()].is_object(), "{}", operation.id);
         }
+    }
+
+    /// Services that HTTP does not offer, with the reason.
+    const GRPC_ONLY: [(&str, &str); 3] = [
+        ("Replicas", "control planes ask each other"),
+        ("Snapshots", "its stream is for proxies, which check and acknowledge each step"),
+        ("StorePlugin", "control planes call it; whoever writes a store serves it"),
+    ];
+
+    #[test]
+    fn every_call_of_the_contract_is_an_operation() {
+        let files = FileDescriptorSet::decode(waypost_proto::DESCRIPTORS).expect("descriptors").file;
+        let services: Vec<_> = files.iter().filter(|file| file.package() == "waypost.v1").collect();
+        let services: Vec<_> = services.iter().flat_map(|file| &file.service).collect();
+        let names: BTreeSet<&str> = services.iter().map(|service| service.name()).collect();
+        for (name, why) in GRPC_ONLY {
+            assert!(names.contains(name), "{name} ({why}) is no service any more");
+        }
+        let mut calls = 0;
+        for service in services.iter().filter(|one| GRPC_ONLY.iter().all(|(name, _)| one.name() != *name)) {
+            for call in &service.method {
+                let (first, rest) = call.name().split_at(1);
+                let id = first.to_lowercase() + rest;
+                let operation = OPERATIONS.iter().find(|operation| operation.id == id);
+                let what = format!("{}.{}", service.name(), call.name());
+                let operation = operation.unwrap_or_else(|| panic!("{what} has no operation {id:?}"));
+                let answer = call.output_type().rsplit('.').next();
+                assert_eq!(message(operation.answer), answer, "{what} answers something else");
+                calls += 1;
+            }
+        }
+        assert!(calls > 15, "{calls}");
     }
 
     #[test]

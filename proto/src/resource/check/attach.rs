@@ -119,7 +119,16 @@ fn to_parent<'a>(
         .collect();
     if spots.is_empty() {
         let reason = format!("have nothing in common with {} of {}", hosts(&allowing), parent.label());
-        let finding = Finding::error(FieldPath::spec().key("hostnames"), reason);
+        let known = allowing.iter().filter_map(|listener| listener.hostname.as_deref());
+        let near = route.hostnames.iter().find_map(|name| nearest(name, known.clone()));
+        let how = match near {
+            Some(near) => match near.strip_prefix("*.") {
+                Some(domain) => format!("did you mean a host below {domain:?}?"),
+                None => format!("did you mean {near:?}?"),
+            },
+            None => "name hosts of these listeners, or none, which means all of theirs".to_owned(),
+        };
+        let finding = Finding::error(FieldPath::spec().key("hostnames"), reason).suggest(how);
         found.push(Problem::with(route.key(), finding, parent.cause()));
     }
     spots
@@ -179,7 +188,8 @@ fn chosen<'a>(
                 .value(port)
                 .suggest(format!("its listeners have {}", ports.join(", ")))
         }
-        _ => Finding::error(at, format!("no listener of {} has this name and this port", parent.label())),
+        _ => Finding::error(at, format!("no listener of {} has this name and this port", parent.label()))
+            .suggest("leave one of the two out"),
     };
     parent.absent(finding, found);
     Vec::new()
@@ -192,7 +202,7 @@ fn not_allowed(parent: &Parent<'_, '_>) -> Finding {
     );
     let finding = Finding::warning(parent.field(), reason).value(parent.label());
     if parent.namespace == namespace {
-        finding
+        finding.suggest("a listener without \"allowedRoutes.kinds\" lets both kinds attach")
     } else {
         finding.suggest("a listener with \"allowedRoutes: {namespaces: {from: All}}\" lets all attach")
     }
@@ -228,6 +238,7 @@ fn unused_hostnames<'a>(
         }
         let at = FieldPath::spec().item("hostnames", index);
         let finding = Finding::warning(at, "is taken by none of the listeners").value(name);
+        let finding = finding.suggest("leave it out, or have a listener with a hostname that takes it");
         let cause = spots
             .first()
             .map_or(Cause::Own, |spot| Cause::resource(Kind::Gateway, spot.gateway.0, spot.gateway.1));

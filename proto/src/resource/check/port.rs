@@ -29,7 +29,8 @@ pub(super) fn gateway<'a>(
                     "speaks {} at {whose}; all Gateways share the proxies' ports",
                     rival.protocol.name()
                 );
-                Finding::error(at.key("port"), reason).value(listener.port)
+                let how = format!("choose another port, or the protocol {}", rival.protocol.name());
+                Finding::error(at.key("port"), reason).value(listener.port).suggest(how)
             } else if rival.hostname == listener.hostname {
                 let reason = format!("is that of {whose}, at the same port");
                 let finding = Finding::error(at.key("hostname"), reason);

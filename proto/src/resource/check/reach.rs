@@ -1,14 +1,19 @@
 //! Rules that no request can reach, since another one takes all that they could.
 //!
 //! At one listener and hostname, exact paths go first, then regular expressions, then the longest prefix, then a gRPC
-//! method of any service, then what takes every path; among those with one path a method, more header fields, more query parameters, the older route, its name, its rules in order. So
-//! what takes all of a match is the same match in a route that goes first, or a regular expression for every path.
+//! method of any service, then what takes every path; among those with one path a method, more header fields, more query
+//! parameters, the older route, its name, its rules in order. So what takes all of a match is the same match in a route that
+//! goes first, or a regular expression for every path.
+//!
+//! A rule all of whose matches another rule of its own route takes is an error: no other route's change would ever have
+//! it reached. What another route takes is a warning, since that one may go.
 //!
 //! Deliberately absent: whether one regular expression takes all that another one does.
 
 use std::{
     cmp::Reverse,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, HashMap, HashSet},
+    fmt,
 };
 
 use super::{
@@ -18,12 +23,15 @@ use super::{
     route::{self, Route, Rules},
 };
 use crate::resource::{
-    Finding,
+    FieldPath, Finding,
     route::{GrpcMatch, HttpMatch, PathMatchType, ValueMatch, ValueMatchType},
 };
 
 /// Regular expressions that take every path.
 const EVERY_PATH: [&str; 3] = ["/.*", ".*", ".+"];
+
+/// Why such a one goes first.
+const TAKES_EVERY_PATH: &str = "takes every path, and a regular expression goes before all but an exact path";
 
 /// What a request must be like, as far as it decides who takes it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
@@ -141,7 +149,7 @@ impl Entry<'_> {
         (self.shape.rank(), self.route.precedence(), self.place)
     }
 
-    fn field(&self) -> crate::resource::FieldPath {
+    fn field(&self) -> FieldPath {
         route::field(self.place.0).item("matches", self.place.1)
     }
 }
@@ -154,6 +162,8 @@ type Site<'a> = ((&'a str, &'a str), &'a str, String);
 pub(super) struct Reach<'a> {
     entries: Vec<Entry<'a>>,
     sites: HashMap<Site<'a>, Vec<usize>>,
+    /// The matches of rules that their own routes never let anything reach, each with who takes its requests.
+    dead: BTreeMap<usize, usize>,
 }
 
 impl<'a> Reach<'a> {
@@ -180,30 +190,49 @@ impl<'a> Reach<'a> {
                 }
             }
         }
-        let added = first..self.entries.len();
+        let added: Vec<usize> = (first..self.entries.len()).collect();
+        self.note_dead(&added);
         for mut spot in spots {
             if spot.hostnames.is_empty() {
                 spot.hostnames.push(String::new());
             }
             for hostname in spot.hostnames {
                 let site = (spot.gateway, spot.listener, hostname);
-                self.sites.entry(site).or_default().extend(added.clone());
+                self.sites.entry(site).or_default().extend(&added);
             }
         }
     }
 
-    /// The matches that no request reaches, at all or at some hostnames.
+    /// Takes down which rules of a route lose all of their matches to others of it. As all have the route's hostnames
+    /// and listeners, these are of no account.
+    fn note_dead(&mut self, entries: &[usize]) {
+        // Of a single rule, one match goes first.
+        if entries.last().is_none_or(|last| self.entries[*last].place.0 == 0) {
+            return;
+        }
+        let taken: BTreeMap<usize, usize> = self.taken_at(entries).into_iter().collect();
+        let rule = |entry: usize| self.entries[entry].place.0;
+        let alive: HashSet<usize> =
+            entries.iter().filter(|entry| !taken.contains_key(entry)).map(|entry| rule(*entry)).collect();
+        let dead: Vec<(usize, usize)> =
+            taken.into_iter().filter(|(loser, _)| !alive.contains(&rule(*loser))).collect();
+        self.dead.extend(dead);
+    }
+
+    /// The rules and matches that no request reaches, at all or at some hostnames.
     pub(super) fn problems(self) -> Vec<Problem<'a>> {
+        let mut problems: Vec<Problem<'a>> =
+            self.dead.iter().filter_map(|(loser, winner)| self.dead_rule(*loser, *winner)).collect();
         // By match: at how many hostnames it is, and at which it is taken by whom.
         let mut seen: HashMap<usize, usize> = HashMap::new();
         let mut taken: BTreeMap<usize, Vec<(&Site<'a>, usize)>> = BTreeMap::new();
         for (site, entries) in &self.sites {
-            for (loser, winner) in self.taken_at(entries) {
+            let told = |(loser, _): &(usize, usize)| !self.dead.contains_key(loser);
+            for (loser, winner) in self.taken_at(entries).into_iter().filter(told) {
                 taken.entry(loser).or_default().push((site, winner));
             }
             entries.iter().for_each(|entry| *seen.entry(*entry).or_default() += 1);
         }
-        let mut problems = Vec::new();
         for (loser, mut by) in taken {
             by.sort_unstable_by(|left, right| left.0.cmp(right.0));
             let everywhere = seen.get(&loser).is_some_and(|sites| *sites == by.len());
@@ -242,6 +271,26 @@ impl<'a> Reach<'a> {
         entries.iter().filter_map(|entry| taken(*entry).map(|winner| (*entry, winner))).collect()
     }
 
+    /// A rule that no request reaches, told at the first of its matches.
+    fn dead_rule(&self, loser: usize, winner: usize) -> Option<Problem<'a>> {
+        let (loser, winner) = (&self.entries[loser], &self.entries[winner]);
+        if loser.place.1 > 0 {
+            return None;
+        }
+        let same = winner.shape == loser.shape;
+        let (who, why) =
+            (winner.field(), if same { "is the same and comes first" } else { TAKES_EVERY_PATH });
+        let reason = format!("is never reached: {who} {why}");
+        let how = if same {
+            "delete it or change its matches; to share requests among backends, list them in one rule's backendRefs"
+                .to_owned()
+        } else {
+            narrower(&who, loser, winner)
+        };
+        let finding = Finding::error(route::field(loser.place.0), reason).suggest(how);
+        Some(Problem::own(loser.route.manifest.key(), finding))
+    }
+
     fn problem(
         &self,
         loser: &Entry<'a>,
@@ -255,14 +304,17 @@ impl<'a> Reach<'a> {
         } else {
             format!("{} of {other}", winner.field())
         };
-        let why = if winner.shape != loser.shape {
-            "takes every path, and a regular expression goes before all but an exact path"
+        let (why, how) = if winner.shape != loser.shape {
+            (TAKES_EVERY_PATH, narrower(&who, loser, winner))
         } else if subject == other {
-            "is the same and comes first"
-        } else if winner.route.created_at == loser.route.created_at {
-            "is the same, and of two routes that are equally old the first by name counts"
+            ("is the same and comes first", "delete it".to_owned())
         } else {
-            "is the same and older"
+            let why = if winner.route.created_at == loser.route.created_at {
+                "is the same, and of two routes that are equally old the first by name counts"
+            } else {
+                "is the same and older"
+            };
+            (why, "change the matches or the hostnames of one of the two, or delete one".to_owned())
         };
         let reason = if everywhere {
             format!("is never reached: {who} {why}")
@@ -273,6 +325,15 @@ impl<'a> Reach<'a> {
                 "is not reached at {host}, listener {listener} of Gateway {namespace}/{gateway}: {who} {why}"
             )
         };
-        Problem::with(subject, Finding::warning(loser.field(), reason), Cause::of(other))
+        Problem::with(subject, Finding::warning(loser.field(), reason).suggest(how), Cause::of(other))
     }
+}
+
+/// How a match that takes every path leaves another one its own.
+fn narrower(who: impl fmt::Display, loser: &Entry<'_>, winner: &Entry<'_>) -> String {
+    let last = Shape { path: Path::Prefix(String::new()), ..winner.shape.clone() };
+    if last == loser.shape {
+        return format!("delete it, or have {who} take less");
+    }
+    format!("write the path of {who} as \"{{type: PathPrefix, value: /}}\", which goes last")
 }

@@ -35,13 +35,8 @@ impl<'a> From<&'a MirrorBackend> for Named<'a> {
 
 /// The backends of a route.
 pub(super) fn backends<'a>(set: &Resources<'a>, route: &Route<'a>, found: &mut Vec<Problem<'a>>) {
+    each(route, &mut |to, at| backend(set, route, &to, at, found));
     for (index, rule) in route.rules().into_iter().enumerate() {
-        mirrors(set, route, rule.filters, &|| field(index), found);
-        for (place, to) in rule.backends.iter().enumerate() {
-            let at = || field(index).item("backendRefs", place);
-            backend(set, route, &Named::from(to), &at, found);
-            mirrors(set, route, &to.filters, &at, found);
-        }
         let redirects = rule.filters.iter().any(|filter| matches!(filter, Filter::RequestRedirect(_)));
         let odd = if rule.backends.is_empty() && !redirects {
             "has no backendRefs and no redirect: its requests get 500"
@@ -54,17 +49,27 @@ pub(super) fn backends<'a>(set: &Resources<'a>, route: &Route<'a>, found: &mut V
     }
 }
 
+/// Each reference of a route to a backend, also of a mirror, with its field.
+pub(super) fn each<'a>(route: &Route<'a>, visit: &mut dyn FnMut(Named<'a>, &dyn Fn() -> FieldPath)) {
+    for (index, rule) in route.rules().into_iter().enumerate() {
+        mirrors(rule.filters, &|| field(index), visit);
+        for (place, to) in rule.backends.iter().enumerate() {
+            let at = || field(index).item("backendRefs", place);
+            visit(Named::from(to), &at);
+            mirrors(&to.filters, &at, visit);
+        }
+    }
+}
+
 fn mirrors<'a>(
-    set: &Resources<'a>,
-    route: &Route<'a>,
     filters: &'a [Filter],
     at: &dyn Fn() -> FieldPath,
-    found: &mut Vec<Problem<'a>>,
+    visit: &mut dyn FnMut(Named<'a>, &dyn Fn() -> FieldPath),
 ) {
     for (index, filter) in filters.iter().enumerate() {
         if let Filter::RequestMirror(mirror) = filter {
             let at = || at().item("filters", index).keys("requestMirror.backendRef");
-            backend(set, route, &Named::from(&mirror.backend_ref), &at, found);
+            visit(Named::from(&mirror.backend_ref), &at);
         }
     }
 }

@@ -239,9 +239,11 @@ proptest! {
             let at = finding.reason.strip_prefix("is not reached at ").map(|rest| rest.split(',').next().unwrap_or_default());
             let never = finding.reason.starts_with("is never reached");
             prop_assert!(never || at.is_some(), "{}", finding);
+            // A rule as a whole, or one of its matches.
+            prop_assert_eq!(finding.severity == Severity::Error, !finding.field.to_string().contains("matches"), "{}", finding);
             let wrong = winners.iter().find(|one| {
                 one.resource == finding.resource
-                    && one.field == finding.field.to_string()
+                    && one.field.starts_with(&finding.field.to_string())
                     && at.is_none_or(|at| at == if one.hostname.is_empty() { "any host" } else { one.hostname })
             });
             prop_assert!(wrong.is_none(), "{}\n{}", finding, text);
@@ -258,7 +260,7 @@ proptest! {
             };
             if all.iter().any(|other| same(&other)) {
                 prop_assert!(
-                    findings.iter().any(|finding| finding.resource == one.resource && finding.field.to_string() == one.field),
+                    findings.iter().any(|finding| finding.resource == one.resource && one.field.starts_with(&finding.field.to_string())),
                     "{} {}\n{}", one.resource, one.field, text
                 );
             }

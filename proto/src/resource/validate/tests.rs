@@ -59,8 +59,17 @@ fn regular_expressions_must_compile_within_their_bounds() {
         ("(", "is not a regular expression: unclosed group"),
         ("a)|(b", "is not a regular expression"),
         ("(?x)a #", "is not a regular expression"),
-        ("(?=a)b", "look-around"),
+        ("(?=a)b", "there is none in the syntax of Rust's regex, which takes linear time"),
+        ("(?<n>a)\\\\k<n>", "write \"\\\\\" for a backslash"),
+        ("(a)\\\\1", "there are none in the syntax of Rust's regex"),
+        ("(a", "close it with \")\", or write \"\\(\" for the character"),
+        ("a)", "write \"\\)\" for the character"),
+        ("[a-z", "close it with \"]\""),
+        ("*.html", "write \".*\" for any text"),
+        ("a{2,1}", "its syntax is that of Rust's regex"),
+        ("a{x}", "write \"{2}\" or \"{2,4}\""),
         ("(a{1000}){1000}", "exceeds size limit"),
+        ("(a{1000}){1000}", "repeat less often"),
         ("", "must be 1 to 1024 bytes"),
     ] {
         refuses(&matches(&format!("path: {{type: RegularExpression, value: \"{value}\"}}")), &[part]);

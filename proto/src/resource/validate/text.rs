@@ -184,15 +184,34 @@ pub(in crate::resource) fn regex(text: &str, most: usize) -> Result<(), Refusal>
     if text.is_empty() || text.len() > most {
         return refuse(format!("must be 1 to {most} bytes"));
     }
-    match whole(text) {
-        Ok(_) => Ok(()),
-        Err(reason) if text.contains("(?=") || text.contains("(?!") || text.contains("(?<") => refuse_with(
-            format!("is not a regular expression: {reason}"),
-            "look-around does not exist in the syntax of Rust's regex, which takes linear time",
-        ),
-        Err(reason) => refuse(format!("is not a regular expression: {reason}")),
-    }
+    let Err(reason) = whole(text) else { return Ok(()) };
+    let known = REGEX_HINTS.iter().find(|(part, _)| reason.contains(part));
+    let hint = known
+        .map_or("its syntax is that of Rust's regex; \"\\\" before a character means itself", |(_, hint)| {
+            hint
+        });
+    refuse_with(format!("is not a regular expression: {reason}"), hint)
 }
+
+/// What would be right, by what the compiler says.
+const REGEX_HINTS: [(&str, &str); 10] = [
+    (
+        "look-around",
+        "there is none in the syntax of Rust's regex, which takes linear time; match what there must be",
+    ),
+    (
+        "backreferences",
+        "there are none in the syntax of Rust's regex, which takes linear time; write both out",
+    ),
+    ("unclosed group", "close it with \")\", or write \"\\(\" for the character"),
+    ("unopened group", "write \"\\)\" for the character"),
+    ("unclosed character class", "close it with \"]\", or write \"\\[\" for the character"),
+    ("repetition operator missing", "write \".*\" for any text, or \"\\*\" for the character"),
+    ("repetition quantifier", "write \"{2}\" or \"{2,4}\", or \"\\{\" for the character"),
+    ("escape sequence", "write \"\\\\\" for a backslash"),
+    ("size limit", "repeat less often: its compiled form lies in the memory of every proxy"),
+    ("nest", "put fewer groups into each other"),
+];
 
 /// The value of a header field or query parameter to compare with.
 pub(in crate::resource) fn query_value(text: &str) -> Result<(), Refusal> {

@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use serde_json::Value;
 use waypost_tests::{
     gateway::{Ask, Connection, Scene, Tls, gateway, http_route, listener_port, resource},
     wait::{eventually, holds},
@@ -32,7 +33,10 @@ pub(super) const CASES: &[Case] = &[
     case!(Extended "GatewayFrontendClientCertificateValidation"
         "a client's certificate that has expired is refused" expired_client),
     case!(Extended "GatewayFrontendClientCertificateValidationInsecureFallback"
-        "with AllowInsecureFallback, clients without one are let in" insecure_fallback),
+        "with AllowInsecureFallback, clients without a good one are let in" insecure_fallback),
+    case!(Extended "GatewayFrontendClientCertificateValidationInsecureFallback"
+        "with AllowInsecureFallback, the Gateway is InsecureFrontendValidationMode: ConfigurationChanged"
+        insecure_condition),
 ];
 
 const EDGE: (&str, &str, &str) = ("Gateway", "default", "edge");
@@ -234,6 +238,20 @@ async fn expired_client(scene: &Scene) {
 }
 
 async fn insecure_fallback(scene: &Scene) {
-    let [none, good, ..] = mutual(scene, ", mode: AllowInsecureFallback").await;
-    assert_eq!([none.as_deref(), good.as_deref()], [Ok("one"), Ok("one")]);
+    let answers = mutual(scene, ", mode: AllowInsecureFallback").await;
+    assert_eq!(answers.each_ref().map(Result::as_deref), [Ok("one"); 4]);
+}
+
+async fn insecure_condition(scene: &Scene) {
+    let conditions = async || {
+        let status = scene.status("Gateway", "default", "edge").await;
+        let conditions = status.pointer("/conditions").and_then(Value::as_array).expect("a list");
+        let kind = |condition: &Value| condition["type"].as_str().expect("text").to_owned();
+        conditions.iter().map(kind).collect::<Vec<_>>()
+    };
+    assert_eq!(mutual(scene, "").await[1].as_deref(), Ok("one"));
+    assert_eq!(conditions().await, ["Accepted", "Programmed"]);
+    assert_eq!(mutual(scene, ", mode: AllowInsecureFallback").await[1].as_deref(), Ok("one"));
+    let condition = ("InsecureFrontendValidationMode", "True", "ConfigurationChanged");
+    scene.condition(EDGE, "", condition).await;
 }
