@@ -68,7 +68,7 @@ class ServiceMiddleware:
 
         async def says(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._start(receive)
+                self._start(scope, receive)
             await send(message)
 
         try:
@@ -83,11 +83,11 @@ class ServiceMiddleware:
             await hears()
             await send({"type": "lifespan.shutdown.complete"})
 
-    def _start(self, receive: Receive) -> None:
+    def _start(self, lifespan: Scope, receive: Receive) -> None:
         loop = asyncio.get_running_loop()
         health = None
         if self._health_endpoint:
-            health = HealthCheck(self._app, self._health_endpoint, self._interval, loop)
+            health = HealthCheck(self._app, self._health_endpoint, self._interval, loop, lifespan)
         self._lifecycle.start(loop, health)
         # uvicorn hands in a method of its own, which knows the port; it matters only where there are several.
         config = getattr(getattr(receive, "__self__", None), "config", None)
@@ -116,14 +116,18 @@ class HealthCheck:
     """Asks the app's health endpoint within the process: no connection, no line in the access log.
 
     An answer of 5xx takes the instance out of rotation, one of 2xx or 3xx puts it back. No answer, or another one (404:
-    there is no such endpoint), says nothing: a busy loop is no failing check.
+    there is no such endpoint), says nothing: a busy loop is no failing check. As in any request, the endpoint finds
+    what the lifespan has left for it: the app with its state, and the state that it has yielded.
     """
 
-    def __init__(self, app: App, path: str, interval: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, app: App, path: str, interval: float, loop: asyncio.AbstractEventLoop, lifespan: Scope | None = None
+    ) -> None:
         self._app = app
         self._path = path
         self._interval = interval
         self._loop = loop
+        self._lifespan: Scope = {} if lifespan is None else lifespan
         self._asked_at = 0.0
         self._asked: concurrent.futures.Future[int] | None = None
 
@@ -181,8 +185,10 @@ class HealthCheck:
             "headers": [(b"host", b"localhost"), (b"user-agent", b"waypost-python")],
             "client": ("127.0.0.1", 0),
             "server": ("127.0.0.1", 0),
-            "state": {},
+            "state": dict(self._lifespan.get("state") or {}),
         }
+        if "app" in self._lifespan:  # Starlette sets it above its middleware, which is called here
+            scope["app"] = self._lifespan["app"]
         try:
             await self._app(scope, receive, send)
         finally:
