@@ -41,7 +41,7 @@ def test_the_health_endpoint_finds_what_the_lifespan_has_left(
     monkeypatch: pytest.MonkeyPatch, lifespan: Any, health: Any
 ) -> None:
     checks: list[HealthCheck] = []
-    monkeypatch.setattr(Lifecycle, "start", lambda _, __, check: checks.append(check))
+    monkeypatch.setattr(Lifecycle, "start", lambda _, __, check, **___: checks.append(check))
     monkeypatch.setattr(ServiceMiddleware, "_stop", lambda _: asyncio.sleep(0))
     app = Service(name="users", heartbeat_interval=0.5)(FastAPI(lifespan=lifespan))
     app.add_api_route("/health", health)

@@ -15,6 +15,7 @@ import pytest
 
 from cluster import Cluster, Process, eventually, get
 from load import Load
+from ports import free_port
 from waypost import State
 
 GUNICORN = ("gunicorn", "-k", "uvicorn.workers.UvicornWorker", "-w", "2", "--no-control-socket")
@@ -132,6 +133,74 @@ app = Service(name="ready")(FastAPI(lifespan=lifespan))
         step = next(watch)
     (instance,) = step.instances.values()
     assert get(instance.address, "/nothing")[0] == 404, "the first connection after that is answered"
+
+
+METRICS = """
+import asyncio, contextlib, os, socket
+from fastapi import FastAPI
+from waypost import Service
+
+def listen():
+    global listener
+    listener = socket.create_server(("127.0.0.1", 0))
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    if "{when}" == "while it starts":
+        listen()
+    else:
+        asyncio.get_running_loop().call_soon(listen)
+    yield
+
+app = Service(name="{name}")(FastAPI(lifespan=lifespan))
+
+@app.get("/pid")
+async def pid():
+    return os.getpid()
+"""
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "uvicorn --port", "gunicorn"])
+def test_its_port_is_registered_though_the_app_listens_elsewhere_before_the_server_does(
+    shared_cluster: Cluster, server: str
+) -> None:
+    name = f"metrics-{server.replace(' --', '-')}"
+    # Where uvicorn says which port it binds, not even one that comes after the start is in its way.
+    when = "after it has started" if "--port" in server else "while it starts"
+    port = ("uvicorn", "--port", str(free_port()))
+    command = {"uvicorn": ("uvicorn",), "uvicorn --port": port, "gunicorn": (*GUNICORN, "-w", "1")}[server]
+    process = shared_cluster.serve(METRICS.format(name=name, when=when), command)
+    instance = shared_cluster.instance(name)
+    assert get(instance.address, "/pid")[0] == 200
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert shared_cluster.client.instances(name) == []
+
+
+def test_a_wsgi_app_that_is_imported_where_something_listens_waits_for_a_request(shared_cluster: Cluster) -> None:
+    code = """
+import socket, time
+import waypost.service.lifecycle as lifecycle
+from waypost import Service
+from waypost.service.listener import listeners
+
+listener = socket.create_server(("127.0.0.1", 0))
+looks = []
+lifecycle.listeners = lambda: looks.append(1) or listeners()
+app = Service(name="waiting").wsgi(lambda environ, start_response: [b""])
+while len(looks) < 15 and not app._lifecycle.registered:
+    time.sleep(0.01)
+assert not app._lifecycle.registered, "something else listens there"
+list(app({"SERVER_PORT": str(listener.getsockname()[1])}, None))
+while not app._lifecycle.registered or not app._lifecycle.registered.wait(0.1):
+    time.sleep(0.01)
+print(app._lifecycle.registered.registration.address.rpartition(":")[2] == str(listener.getsockname()[1]))
+"""
+    environment = {"WAYPOST_REGISTRY_URL": shared_cluster.url}
+    process = Process([sys.executable, "-c", code], shared_cluster.folder / "waiting.log", **environment)
+    assert process.wait() == 0, process.output()
+    assert "True" in process.output()
+    assert shared_cluster.client.instances("waiting") == []
 
 
 def test_requests_in_flight_are_answered_and_new_ones_accepted_until_the_drain_is_over(

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from waypost.service.lifecycle import Lifecycle
+from waypost.service.listener import Name, bound
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -57,6 +58,7 @@ class ServiceMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = False
+        before = bound()
 
         async def hears() -> Message:
             nonlocal asked
@@ -68,7 +70,7 @@ class ServiceMiddleware:
 
         async def says(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._start(scope, receive)
+                self._start(scope, before)
             await send(message)
 
         try:
@@ -83,21 +85,29 @@ class ServiceMiddleware:
             await hears()
             await send({"type": "lifespan.shutdown.complete"})
 
-    def _start(self, lifespan: Scope, receive: Receive) -> None:
+    def _start(self, lifespan: Scope, before: frozenset[Name]) -> None:
         loop = asyncio.get_running_loop()
         health = None
         if self._health_endpoint:
             health = HealthCheck(self._app, self._health_endpoint, self._interval, loop, lifespan)
-        self._lifecycle.start(loop, health)
-        # uvicorn hands in a method of its own, which knows the port; it matters only where there are several.
-        config = getattr(getattr(receive, "__self__", None), "config", None)
-        port = getattr(config, "port", None)
-        if isinstance(port, int) and port and self._lifecycle.port is None:
-            self._lifecycle.port = port
+        self._lifecycle.start(loop, health, before=before, hint=_hint())
 
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, functools.partial(self._lifecycle.stop, _LATE_LEAVE))
+
+
+def _hint() -> int | None:
+    """The port that uvicorn is to bind: its lifespan's task knows, whatever stands around the app.
+
+    Where it is handed sockets its port means nothing; that cannot be seen from here.
+    """
+    task = asyncio.current_task()
+    frame = getattr(task and task.get_coro(), "cr_frame", None)
+    config = getattr(frame and frame.f_locals.get("self"), "config", None)
+    port = getattr(config, "port", None)
+    binds = getattr(config, "fd", None) is None and getattr(config, "uds", None) is None
+    return port if isinstance(port, int) and port and binds else None
 
 
 def _ending_with(lifecycle: Lifecycle, send: Send) -> Send:

@@ -23,7 +23,8 @@ from typing import Protocol
 from waypost.client import Client
 from waypost.errors import WaypostError
 from waypost.registered import LeaseStatus, Registered
-from waypost.service.listener import Listener, copies, has_own_queue, listeners, reachable, supervisor_stays
+from waypost.service.find_listener import Evidence
+from waypost.service.listener import Listener, Name, copies, has_own_queue, listeners, reachable, supervisor_stays
 from waypost.service.load import LoopProbe, together
 from waypost.service.roster import Roster, Word
 from waypost.service.settings import Settings, host_port
@@ -63,7 +64,7 @@ class Lifecycle:
     def _reset(self) -> None:
         self.in_flight = 0
         self.port: int | None = None
-        """Which port the app is served at, where the server says so."""
+        """At which port a request has come in."""
         self.hands_over = False
         """Whether other workers go on: then each answer is the last one on its connection."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -75,6 +76,7 @@ class Lifecycle:
         self._roster: Roster | None = None
         self._client: Client | None = None
         self._registered: Registered | None = None
+        self._evidence: Evidence | None = None
         self._listener: Listener | None = None
         self._address_registered: str | None = None
         self._upkeep_at = 0.0
@@ -89,11 +91,23 @@ class Lifecycle:
         """Whether this process serves."""
         return self._pid == os.getpid()
 
-    def start(self, loop: asyncio.AbstractEventLoop | None = None, health: Health | None = None) -> None:
-        """The server is about to listen, or listens. Once for each process; call it from the main thread."""
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        health: Health | None = None,
+        *,
+        before: frozenset[Name] | None = None,
+        hint: int | None = None,
+    ) -> None:
+        """The server is about to listen, or listens. Once for each process; call it from the main thread.
+
+        `before` is what was bound when the app began to start, `hint` the port that the server is to bind.
+        """
         if self.started:
             return
         self._reset()
+        ready = frozenset(listener.name for listener in listeners())
+        self._evidence = Evidence(ready if before is None else before, ready, hint, serves=loop is not None)
         self._pid = os.getpid()
         self._loop = loop
         self._probe = None if loop is None else LoopProbe(loop)
@@ -153,35 +167,36 @@ class Lifecycle:
 
     def _address(self) -> str | None:
         """Waits until the server listens; None if this process is to end first."""
-        waited, step = 0.0, 0.01
+        began, step, warned = time.monotonic(), 0.01, False
         while True:
+            waited = time.monotonic() - began
             found = listeners()
-            chosen = self._choose(found)
+            chosen = self._choose(found, waited)
             if chosen is not None:
                 self._listener = chosen
                 return self._settings.address or reachable(chosen, self._planes.current)
+            if waited >= _SAY_THAT_NOTHING_LISTENS and not warned:
+                warned = True
+                log.warning("%s", self._why_not(found))
             if self._told(step):
                 return None
-            if waited < _SAY_THAT_NOTHING_LISTENS <= waited + step:
-                log.warning("%s", self._why_not(found))
-            waited += step
             step = min(step * 1.5, 0.25)
 
-    def _choose(self, found: list[Listener]) -> Listener | None:
-        if self._settings.address:
-            return found[0] if found else None
-        usable = [listener for listener in found if listener.port]
-        if len(usable) > 1 and self.port is not None:
-            return next((listener for listener in usable if listener.port == self.port), None)
-        return usable[0] if len(usable) == 1 else None
+    def _choose(self, found: list[Listener], waited: float) -> Listener | None:
+        if self._evidence is None:
+            return None
+        is_said = self._settings.address is not None
+        usable = [listener for listener in found if listener.port or is_said]
+        chosen = self._evidence.server(usable, self.port, waited)
+        return chosen[0] if len(chosen) == 1 or (chosen and is_said) else None
 
     def _why_not(self, found: list[Listener]) -> str:
         name = self._settings.name
         ports = [host_port(listener.host, listener.port) for listener in found if listener.port]
         if ports:
             return (
-                f"{name} is not registered: this process listens at {', '.join(ports)}, and which of them is the "
-                "service is not known before its first request; say so with url= or WAYPOST_ADDRESS"
+                f"{name} is not registered: this process listens at {', '.join(ports)}, and where the service is "
+                "served is not known before its first request; say so with url= or WAYPOST_ADDRESS"
             )
         return (
             f"{name} is not registered: this process listens at no TCP port; if proxies reach it by another way, "
