@@ -379,6 +379,31 @@ def test_the_address_is_the_one_towards_the_control_plane(shared_cluster: Cluste
     assert shared_cluster.instance(name).address.rpartition(":")[0] == host
 
 
+def test_it_waits_until_the_control_planes_name_is_resolved(shared_cluster: Cluster) -> None:
+    source = """
+import os, socket
+from fastapi import FastAPI
+from waypost import Service
+
+resolve = socket.getaddrinfo
+
+def getaddrinfo(host, *arguments, **options):
+    if host == "control-plane.internal":
+        if not os.path.exists("resolved"):
+            raise socket.gaierror("not yet")
+        host = "127.0.0.1"
+    return resolve(host, *arguments, **options)
+
+socket.getaddrinfo = getaddrinfo
+app = Service(name="unresolved", registry_url="http://control-plane.internal:{port}")(FastAPI())
+"""
+    source = source.format(port=shared_cluster.http.rpartition(":")[2])
+    server = shared_cluster.serve(source, ("uvicorn", "--host", "0.0.0.0"))  # noqa: S104 (what it is about)
+    assert "control-plane.internal" in server.said("unresolved is not registered yet: (.*)")
+    (shared_cluster.folder / "resolved").touch()
+    assert get(shared_cluster.instance("unresolved").address, "/nothing")[0] == 404
+
+
 @pytest.mark.parametrize("by", ["option", "environment"])
 def test_the_address_can_be_said(shared_cluster: Cluster, by: str) -> None:
     name = f"said-{by}"

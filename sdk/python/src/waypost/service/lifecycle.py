@@ -41,6 +41,8 @@ _READ = 0.3
 # How long a worker that is told to end waits to see whether the others are told, too.
 _OTHERS_ARE_TOLD = 1.0
 _SAY_THAT_NOTHING_LISTENS = 10.0
+# Between two questions by which way the control plane is reached.
+_ASK_AGAIN = 1.0
 
 
 class Health(Protocol):
@@ -173,11 +175,14 @@ class Lifecycle:
             found = listeners()
             chosen = self._choose(found, waited)
             if chosen is not None:
-                self._listener = chosen
-                return self._settings.address or reachable(chosen, self._planes.current)
-            if waited >= _SAY_THAT_NOTHING_LISTENS and not warned:
+                address = self._settings.address or reachable(chosen, self._planes.addresses)
+                if address is not None:
+                    self._listener = chosen
+                    return address
+                step = _ASK_AGAIN
+            if not warned and (chosen is not None or waited >= _SAY_THAT_NOTHING_LISTENS):
                 warned = True
-                log.warning("%s", self._why_not(found))
+                log.warning("%s", self._why_not(found, chosen))
             if self._told(step):
                 return None
             step = min(step * 1.5, 0.25)
@@ -190,8 +195,15 @@ class Lifecycle:
         chosen = self._evidence.server(usable, self.port, waited)
         return chosen[0] if len(chosen) == 1 or (chosen and is_said) else None
 
-    def _why_not(self, found: list[Listener]) -> str:
+    def _why_not(self, found: list[Listener], chosen: Listener | None) -> str:
         name = self._settings.name
+        if chosen is not None:
+            planes = ", ".join(str(plane) for plane in self._planes.addresses)
+            return (
+                f"{name} is not registered yet: this process listens at all interfaces, and which of them leads to the "
+                f"control plane at {planes} is not known, as its name is not resolved or no way leads there; trying "
+                "again until it is; url= or WAYPOST_ADDRESS can say it instead"
+            )
         ports = [host_port(listener.host, listener.port) for listener in found if listener.port]
         if ports:
             return (

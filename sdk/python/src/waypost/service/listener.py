@@ -12,7 +12,7 @@ import os
 import socket
 import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -71,12 +71,15 @@ def has_own_queue(descriptor: int) -> bool:
         return bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
-def reachable(listener: Listener, control_plane: Address) -> str:
-    """`host:port` for proxies. Where it is bound to all interfaces: the one that leads towards the control plane."""
-    host = listener.host
+def reachable(listener: Listener, control_planes: Sequence[Address]) -> str | None:
+    """`host:port` for proxies. Where it is bound to all interfaces: the one that leads towards a control plane.
+
+    None while that is not known: no control plane's name can be resolved, or no way leads there.
+    """
+    host: str | None = listener.host
     if host in _ANY:
-        host = _towards(control_plane) or "127.0.0.1"
-    return host_port(host, listener.port)
+        host = next(filter(None, map(_towards, control_planes)), None)
+    return None if host is None else host_port(host, listener.port)
 
 
 def supervisor_stays(inode: int) -> bool:
@@ -127,5 +130,5 @@ def _towards(control_plane: Address) -> str | None:
         with socket.socket(kind, socket.SOCK_DGRAM) as probe:
             probe.connect(target)
             return str(probe.getsockname()[0]).split("%", 1)[0]
-    except OSError:
+    except (OSError, UnicodeError):  # the latter is what Python says of a name that cannot be one
         return None
