@@ -9,7 +9,7 @@ from enum import Enum
 from types import TracebackType
 
 from waypost.backoff import Backoff
-from waypost.errors import RefusedError, WaypostError
+from waypost.errors import NotFoundError, RefusedError, WaypostError
 from waypost.keeper import Keeper, log, superseded
 from waypost.leases import Lease, Phase
 from waypost.model import DrainOutcome, InstanceKey, Load, Registration, duration
@@ -160,9 +160,8 @@ class Registered:
                 took = time.monotonic() - started
                 wait = backoff.after_failure()
                 if not error.is_retryable or took + wait >= timeout:
-                    gone = isinstance(error, RefusedError)
-                    reason = f"nothing to drain: {error}" if gone else str(error)
-                    return DrainOutcome(False, took, reason=reason)
+                    reason = f"nothing to drain: {error}" if isinstance(error, RefusedError) else str(error)
+                    return DrainOutcome(False, took, reason=reason, gone=isinstance(error, NotFoundError))
                 time.sleep(wait)
                 continue
             return DrainOutcome.from_json(answer.get("drain"), time.monotonic() - started)

@@ -21,7 +21,7 @@ from collections.abc import Callable
 from typing import Protocol
 
 from waypost.client import Client
-from waypost.errors import WaypostError
+from waypost.errors import NotFoundError, WaypostError
 from waypost.registered import LeaseStatus, Registered
 from waypost.service.find_listener import Evidence
 from waypost.service.listener import Listener, Name, copies, has_own_queue, listeners, reachable, supervisor_stays
@@ -40,6 +40,8 @@ _GLANCE = 0.02
 _READ = 0.3
 # How long a worker that is told to end waits to see whether the others are told, too.
 _OTHERS_ARE_TOLD = 1.0
+# How long proxies may go by what they knew when a control plane has lost its registry: its settle time, by default.
+_SETTLE = 10.0
 _SAY_THAT_NOTHING_LISTENS = 10.0
 # Between two questions by which way the control plane is reached.
 _ASK_AGAIN = 1.0
@@ -249,7 +251,9 @@ class Lifecycle:
             if goes_on or registered.status is LeaseStatus.SUPERSEDED:
                 registered.release()
             else:
-                registered.drain()
+                outcome = registered.drain()
+                if outcome.gone:
+                    self._settle(outcome.took)
                 roster.conclude()
         elif not goes_on:
             self._wait_for_drain(roster)
@@ -296,7 +300,7 @@ class Lifecycle:
         settings = self._settings
         if self._address_registered is None or not roster.try_lead() or roster.concluded:
             return
-        client = Client([str(plane) for plane in self._planes.addresses])
+        client, began = Client([str(plane) for plane in self._planes.addresses]), time.monotonic()
         try:
             client.deregister(
                 settings.name,
@@ -306,6 +310,18 @@ class Lifecycle:
                 timeout=settings.drain_timeout,
                 reason="the last worker ends",
             )
+        except NotFoundError:
+            self._settle(time.monotonic() - began)
         except WaypostError as error:
             log.warning("%s is left to its lease: %s", settings.name, error)
         roster.conclude()
+
+    def _settle(self, took: float) -> None:
+        """Serves on where a control plane that has lost its registry cannot say who still sends requests here."""
+        seconds = min(_SETTLE, max(self._settings.drain_timeout - took, 0.0))
+        log.warning(
+            "the control plane does not know %s any more: serving on for %.1f s, as proxies may go by what they knew",
+            self._settings.name,
+            seconds,
+        )
+        time.sleep(seconds)
