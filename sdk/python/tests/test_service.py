@@ -379,6 +379,24 @@ def test_the_address_is_the_one_towards_the_control_plane(shared_cluster: Cluste
     assert shared_cluster.instance(name).address.rpartition(":")[0] == host
 
 
+def test_without_a_folder_for_its_workers_it_registers_alone(shared_cluster: Cluster) -> None:
+    source = """
+import tempfile
+from pathlib import Path
+
+# As where nothing can be written; root may write everywhere.
+Path("no-folder").touch()
+tempfile.tempdir = "no-folder"
+"""
+    server = shared_cluster.serve(source + PIDS.format(name="alone", options=""))
+    instance = shared_cluster.instance("alone")
+    server.said("no folder can be written (.*)")
+    assert get(instance.address, "/pid")[0] == 200
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert shared_cluster.client.instances("alone") == []
+
+
 def test_it_waits_until_the_control_planes_name_is_resolved(shared_cluster: Cluster) -> None:
     source = """
 import os, socket

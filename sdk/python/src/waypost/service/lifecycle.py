@@ -26,7 +26,7 @@ from waypost.registered import LeaseStatus, Registered
 from waypost.service.find_listener import Evidence
 from waypost.service.listener import Listener, Name, copies, has_own_queue, listeners, reachable, supervisor_stays
 from waypost.service.load import LoopProbe, together
-from waypost.service.roster import Roster, Word
+from waypost.service.roster import Alone, Roster, Word, join
 from waypost.service.settings import Settings, host_port
 from waypost.service.signals import Gate
 from waypost.transport import Transport
@@ -77,7 +77,7 @@ class Lifecycle:
         self._thread: threading.Thread | None = None
         self._probe: LoopProbe | None = None
         self._health: Health | None = None
-        self._roster: Roster | None = None
+        self._roster: Roster | Alone | None = None
         self._client: Client | None = None
         self._registered: Registered | None = None
         self._evidence: Evidence | None = None
@@ -150,7 +150,7 @@ class Lifecycle:
             return
         settings = self._settings
         self._address_registered = address
-        self._roster = Roster(f"{settings.namespace}/{settings.name}/{address}")
+        self._roster = join(f"{settings.namespace}/{settings.name}/{address}")
         while not self._told(_TICK):
             if self._probe is not None:
                 self._probe.tick()
@@ -217,7 +217,7 @@ class Lifecycle:
             "say by which with url= or WAYPOST_ADDRESS"
         )
 
-    def _upkeep(self, roster: Roster, address: str) -> None:
+    def _upkeep(self, roster: Roster | Alone, address: str) -> None:
         word = Word(False, self.in_flight, None if self._probe is None else round(self._probe.utilization(), 3))
         roster.say(word)
         if not roster.try_lead():
@@ -280,7 +280,7 @@ class Lifecycle:
             loop.call_soon_threadsafe(accept_no_more)
             time.sleep(_READ)
 
-    def _wait_for_others(self, roster: Roster) -> bool:
+    def _wait_for_others(self, roster: Roster | Alone) -> bool:
         """Whether all workers are about to end: whoever stops all of them tells them one after another."""
         until = time.monotonic() + _OTHERS_ARE_TOLD
         while any(not word.leaving for word in roster.others()):
@@ -289,16 +289,16 @@ class Lifecycle:
             time.sleep(_GLANCE)
         return True
 
-    def _wait_for_drain(self, roster: Roster) -> None:
+    def _wait_for_drain(self, roster: Roster | Alone) -> None:
         """Serves until the worker that keeps the lease has drained it."""
         until = time.monotonic() + self._settings.drain_timeout + _OTHERS_ARE_TOLD
         while roster.led() and time.monotonic() < until:
             time.sleep(_GLANCE)
 
-    def _drain_for_another(self, roster: Roster) -> None:
+    def _drain_for_another(self, roster: Roster | Alone) -> None:
         """The worker that kept the lease is gone without a drain (killed, or it took this one for one that stays)."""
         settings = self._settings
-        if self._address_registered is None or not roster.try_lead() or roster.concluded:
+        if self._address_registered is None or not roster.try_lead() or not roster.registered:
             return
         client, began = Client([str(plane) for plane in self._planes.addresses]), time.monotonic()
         try:
