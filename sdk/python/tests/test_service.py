@@ -466,6 +466,35 @@ async def ok(response: Response):
     eventually("it is in", lambda: shared_cluster.state("healthy") is State.UP)
 
 
+MOUNTED = """
+from fastapi import FastAPI
+from waypost import Service
+
+app, inner = FastAPI(), Service(name="{name}")(FastAPI())
+
+@inner.get("/pid")
+async def pid():
+    return 1
+
+app.mount("/inner", inner)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "options", "path"),
+    [("mounted", MOUNTED, (), "/inner/pid"), ("no-lifespan", PIDS, ("--lifespan", "off"), "/pid")],
+)
+def test_a_service_whose_lifespan_does_not_begin_says_so_with_its_first_request(
+    shared_cluster: Cluster, name: str, source: str, options: tuple[str, ...], path: str
+) -> None:
+    server = shared_cluster.serve(source.format(name=name, options=""), ("uvicorn", *options))
+    address = server.said(r"running on http://(\S+)")
+    for _ in range(2):
+        assert get(address, path)[0] == 200
+    assert "outermost app" in server.said(f"{name} is not registered, though it is served: (.*)")
+    assert server.output().count("though it is served") == 1, "once"
+
+
 def test_an_app_that_is_only_imported_registers_nothing(shared_cluster: Cluster) -> None:
     (shared_cluster.folder / "imported.py").write_text(ABOVE.format(name="imported", options=""))
     code = """

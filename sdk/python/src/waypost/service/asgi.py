@@ -35,6 +35,7 @@ class ServiceMiddleware:
         self._lifecycle = lifecycle
         self._health_endpoint = health_endpoint
         self._interval = interval
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -45,6 +46,14 @@ class ServiceMiddleware:
             await self._app(scope, receive, send)
             return
         lifecycle = self._lifecycle
+        if not lifecycle.started and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s is not registered, though it is served: the lifespan of its app has not begun. An app that is "
+                "mounted in another one has none: put @Service on the outermost app. A server may be told to run none "
+                "(uvicorn --lifespan off): let it run",
+                lifecycle.name,
+            )
         server = scope.get("server")
         if server:
             lifecycle.port = server[1]

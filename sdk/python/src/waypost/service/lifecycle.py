@@ -86,6 +86,11 @@ class Lifecycle:
         self._upkeep_at = 0.0
 
     @property
+    def name(self) -> str:
+        """The service's."""
+        return self._settings.name
+
+    @property
     def registered(self) -> Registered | None:
         """The lease, in the worker that keeps it."""
         return self._registered
