@@ -49,6 +49,21 @@ def test_an_instance_is_registered_found_and_drained(shared_cluster: Cluster) ->
     assert client.instances("plain") == []
 
 
+def test_a_client_that_goes_on_keeps_nothing_of_instances_that_have_left(shared_cluster: Cluster) -> None:
+    client = Client(shared_cluster.url)
+    drained, deregistered, released, kept = (
+        client.register(Registration("several", f"127.0.0.1:{port}"), ttl=60.0) for port in range(9001, 9005)
+    )
+    drained.drain()
+    deregistered.deregister()
+    released.release()
+    assert list(client._registered) == [kept]
+    client.close()
+    assert kept.status is LeaseStatus.LEFT
+    assert list(client._registered) == []
+    Client(shared_cluster.url).deregister("several", released.key.id)
+
+
 def test_what_breaks_a_rule_is_named_at_once(shared_cluster: Cluster) -> None:
     with pytest.raises(RefusedError) as caught:
         Client(shared_cluster.url).register(Registration("bad name", "127.0.0.1:9001"))

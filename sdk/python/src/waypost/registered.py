@@ -38,13 +38,22 @@ class Registered:
     """A lease that is kept alive until it is drained or deregistered. As a context manager it drains at the end."""
 
     def __init__(
-        self, keeper: Keeper, transport: Callable[[], Transport], lease: Lease, client: str, drain_timeout: float
+        self,
+        keeper: Keeper,
+        transport: Callable[[], Transport],
+        lease: Lease,
+        client: str,
+        drain_timeout: float,
+        *,
+        left: Callable[[Registered], None],
     ) -> None:
+        """`left` is called when it has left."""
         self._keeper = keeper
         self._transport = transport
         self._lease = lease
         self._client = client
         self._drain_timeout = drain_timeout
+        self._has_left = left
         self._left: DrainOutcome | None = None
 
     def __enter__(self) -> Registered:
@@ -118,6 +127,7 @@ class Registered:
                 beats = {"beats": [self._lease.beat()]}
                 self._transport().call("POST", "/v1/heartbeats", body=beats, timeout=1.0)
         self._keeper.forget(self._lease)
+        self._has_left(self)
 
     def drain(self, timeout: float | None = None) -> DrainOutcome:
         """Takes the instance out through the drain barrier; returns when no proxy has a request in flight to it.
@@ -140,6 +150,7 @@ class Registered:
         epoch = self._keeper.leave(self._lease, timeout)
         self._left = self._ask(query, epoch, started, timeout) if epoch else _never(started)
         self._keeper.forget(self._lease)
+        self._has_left(self)
         log.info("left %s: drain %s", self.key, self._left)
         return self._left
 
