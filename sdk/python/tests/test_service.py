@@ -355,6 +355,22 @@ async def add(name: str):
     eventually("the new route is served", lambda: shared_cluster.get("/later/more") == (200, b'"more"'))
 
 
+def test_endpoints_beyond_what_an_instance_may_have_are_left_out_with_a_word(shared_cluster: Cluster) -> None:
+    source = """
+from fastapi import FastAPI
+from waypost import Service
+
+app = Service(name="many")(FastAPI())
+for number in range(1030):
+    app.add_api_route(f"/many-{number}", lambda: "", methods=["GET"])
+"""
+    server = shared_cluster.serve(source)
+    assert len(shared_cluster.instance("many").registration.endpoints) == 1024
+    assert "reachable below its prefix only" in server.said("many has 1030 endpoints(.*)")
+    assert shared_cluster.get("/many-7") == (200, b'""')
+    assert shared_cluster.get("/many/many-1029") == (200, b'""')
+
+
 def has_ipv6() -> bool:
     """Whether this machine has addresses of IPv6, and not Python alone."""
     try:

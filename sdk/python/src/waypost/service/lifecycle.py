@@ -23,6 +23,7 @@ from typing import Protocol
 from waypost.client import Client
 from waypost.errors import NotFoundError, WaypostError
 from waypost.registered import LeaseStatus, Registered
+from waypost.service.endpoints import MOST
 from waypost.service.find_listener import Evidence
 from waypost.service.listener import Listener, Name, copies, has_own_queue, listeners, reachable, supervisor_stays
 from waypost.service.load import LoopProbe, together
@@ -84,6 +85,7 @@ class Lifecycle:
         self._listener: Listener | None = None
         self._address_registered: str | None = None
         self._upkeep_at = 0.0
+        self._says_too_many = False
 
     @property
     def name(self) -> str:
@@ -228,7 +230,17 @@ class Lifecycle:
         if not roster.try_lead():
             return
         # Routes may be added at any time.
-        wanted = self._settings.registration(address, self._endpoints())
+        endpoints = self._endpoints()
+        if len(endpoints) > MOST and not self._says_too_many:
+            self._says_too_many = True
+            log.warning(
+                "%s has %d endpoints, and registers the first %d, as many as an instance may have: the others are "
+                "reachable below its prefix only",
+                self.name,
+                len(endpoints),
+                MOST,
+            )
+        wanted = self._settings.registration(address, endpoints[:MOST])
         registered = self._registered
         if registered is None:
             settings = self._settings
