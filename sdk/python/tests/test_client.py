@@ -224,6 +224,32 @@ def test_the_asynchronous_client_does_the_same(shared_cluster: Cluster) -> None:
     asyncio.run(scene())
 
 
+def test_the_asynchronous_client_drains_puts_back_and_removes(shared_cluster: Cluster) -> None:
+    async def scene() -> None:
+        async with AsyncClient(shared_cluster.url) as client:
+
+            async def states(service: str) -> list[State]:
+                return [each.state for each in await client.instances(service)]
+
+            registered = await client.register(Registration("async-steered", "127.0.0.1:9001"))
+            steered = registered.key.id
+            assert (await client.drain("async-steered", steered, reason="a look at it")).complete
+            assert await states("async-steered") == [State.DRAINING]
+            await client.drain("async-steered", steered, cancel=True)
+            assert await states("async-steered") == [State.UP]
+            assert (await registered.deregister("not wanted")).complete
+            assert registered.status is LeaseStatus.LEFT
+            assert await states("async-steered") == []
+            with pytest.raises(NotFoundError):
+                await client.deregister("async-steered", steered)
+
+            other = await client.register(Registration("async-removed", "127.0.0.1:9001"), ttl=60.0)
+            assert (await client.deregister("async-removed", other.key.id, drain=True)).complete
+            assert await states("async-removed") == []
+
+    asyncio.run(scene())
+
+
 def test_a_cancelled_wait_for_a_step_ends_the_watch(shared_cluster: Cluster) -> None:
     async def scene() -> None:
         watch = AsyncClient(shared_cluster.url).watch("cancelled")

@@ -9,6 +9,7 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -90,6 +91,17 @@ async def until(file: str):
 async def block(seconds: float):
     time.sleep(seconds)
 """
+
+
+@contextlib.contextmanager
+def under_way(cluster: Cluster, path: str) -> Iterator[list[tuple[int, bytes]]]:
+    """A request through the proxy that has arrived when this begins, and whose answer is there when it has ended."""
+    answers: list[tuple[int, bytes]] = []
+    asking = threading.Thread(target=lambda: answers.append(cluster.get(path)))
+    asking.start()
+    eventually("the request is there", (cluster.folder / f"{path.rpartition('/')[2]}-asked").exists)
+    yield answers
+    asking.join()
 
 
 @pytest.mark.parametrize(("order", "source"), [("above", ABOVE), ("below", BELOW), ("on-the-app", ON_APP)])
@@ -208,17 +220,13 @@ def test_requests_in_flight_are_answered_and_new_ones_accepted_until_the_drain_i
 ) -> None:
     server = shared_cluster.serve(PIDS.format(name="draining", options=""))
     instance = shared_cluster.instance("draining")
-    answers: list[tuple[int, bytes]] = []
-    slow = threading.Thread(target=lambda: answers.append(shared_cluster.get("/draining/until/drained")))
-    slow.start()
-    eventually("the request is there", (shared_cluster.folder / "drained-asked").exists)
-    server.signal(signal.SIGTERM)
-    eventually("it drains", lambda: shared_cluster.state("draining") is State.DRAINING)
-    server.signal(signal.SIGTERM)
-    assert get(instance.address, "/pid")[0] == 200, "it serves as ever, and a second SIGTERM changes nothing"
-    assert server.popen.poll() is None
-    (shared_cluster.folder / "drained").touch()
-    slow.join()
+    with under_way(shared_cluster, "/draining/until/drained") as answers:
+        server.signal(signal.SIGTERM)
+        eventually("it drains", lambda: shared_cluster.state("draining") is State.DRAINING)
+        server.signal(signal.SIGTERM)
+        assert get(instance.address, "/pid")[0] == 200, "it serves as ever, and a second SIGTERM changes nothing"
+        assert server.popen.poll() is None
+        (shared_cluster.folder / "drained").touch()
     assert answers == [(200, b'"drained"')]
     server.wait()
     assert shared_cluster.client.instances("draining") == []
@@ -299,6 +307,7 @@ def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_c
 
 def test_flask_under_gunicorn_registers_and_drains(shared_cluster: Cluster) -> None:
     source = """
+import os, time
 from flask import Flask
 from waypost import Service
 
@@ -308,12 +317,30 @@ flask = Flask(__name__)
 def get_user(user_id):
     return {"user_id": user_id}
 
+@flask.get("/pid")
+def pid():
+    return str(os.getpid())
+
+@flask.get("/until/<file>")
+def until(file):
+    open(file + "-asked", "w").close()
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    return file
+
 app = Service(name="flask").wsgi(flask)
 """
     process = shared_cluster.serve(source, ("gunicorn", "-w", "2", "--no-control-socket"))
-    shared_cluster.instance("flask")
+    instance = shared_cluster.instance("flask")
+    eventually("both workers answer", lambda: len({get(instance.address, "/pid")[1] for _ in range(10)}) == 2)
     assert shared_cluster.get("/flask/users/7") == (200, b'{"user_id":7}\n')
-    process.signal(signal.SIGTERM)
+    with under_way(shared_cluster, "/flask/until/flask-drained") as answers:
+        process.signal(signal.SIGTERM)
+        eventually("it drains", lambda: shared_cluster.state("flask") is State.DRAINING)
+        assert get(instance.address, "/pid")[0] == 200, "the other worker serves as ever"
+        assert process.popen.poll() is None
+        (shared_cluster.folder / "flask-drained").touch()
+    assert answers == [(200, b"flask-drained")]
     process.wait()
     assert shared_cluster.client.instances("flask") == []
 
