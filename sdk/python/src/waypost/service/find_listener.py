@@ -18,7 +18,6 @@ Deliberately absent: the sockets themselves; see `listener`.
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -31,7 +30,7 @@ _BINDS_WITHIN = 2.0
 
 def _inherits() -> bool:
     """Whether this process' server has got its sockets from another process, and binds none."""
-    return "gunicorn.arbiter" in sys.modules or "WERKZEUG_SERVER_FD" in os.environ
+    return "gunicorn.arbiter" in sys.modules
 
 
 @dataclass(frozen=True)
