@@ -197,7 +197,9 @@ def test_a_lease_stays_its_parents_after_a_fork(shared_cluster: Cluster) -> None
         epoch = registered.epoch
         child = os.fork()
         if child == 0:
-            os._exit(0 if registered.status is LeaseStatus.LEFT and not registered.wait(0.01) else 1)
+            left = registered.status is LeaseStatus.LEFT and not registered.wait(0.01)
+            client.close()
+            os._exit(0 if left and not registered.drain().complete else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         renewed = client.instances("forked")[0].renewed_at
         eventually("it is renewed still", lambda: client.instances("forked")[0].renewed_at > renewed)

@@ -146,6 +146,8 @@ class Registered:
     def _leave(self, query: dict[str, object], timeout: float) -> DrainOutcome:
         if self._left is not None:
             return self._left
+        if self.status is LeaseStatus.LEFT:  # after a fork
+            return DrainOutcome(False, 0.0, reason="the lease is that of the process that has forked this one off")
         started = time.monotonic()
         epoch = self._keeper.leave(self._lease, timeout)
         self._left = self._ask(query, epoch, started, timeout) if epoch else _never(started)
