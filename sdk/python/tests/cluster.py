@@ -148,7 +148,7 @@ class Cluster:
         (self.folder / f"{module}.py").write_text(source)
         command = [sys.executable, "-m", server[0], f"{module}:app", *server[1:]]
         command += ["-b", "127.0.0.1:0"] if server[0] == "gunicorn" else []
-        command += ["--port", "0"] if server[0] == "uvicorn" and "--uds" not in server else []
+        command += ["--port", "0"] if server[0] == "uvicorn" and not {"--uds", "--port"} & set(server) else []
         return self._start(command, f"{module}.log", WAYPOST_REGISTRY_URL=self.url, **environment)
 
     def instances(self, service: str, count: int) -> list[Instance]:

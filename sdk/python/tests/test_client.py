@@ -49,6 +49,21 @@ def test_an_instance_is_registered_found_and_drained(shared_cluster: Cluster) ->
     assert client.instances("plain") == []
 
 
+def test_a_client_that_goes_on_keeps_nothing_of_instances_that_have_left(shared_cluster: Cluster) -> None:
+    client = Client(shared_cluster.url)
+    drained, deregistered, released, kept = (
+        client.register(Registration("several", f"127.0.0.1:{port}"), ttl=60.0) for port in range(9001, 9005)
+    )
+    drained.drain()
+    deregistered.deregister()
+    released.release()
+    assert list(client._registered) == [kept]
+    client.close()
+    assert kept.status is LeaseStatus.LEFT
+    assert list(client._registered) == []
+    Client(shared_cluster.url).deregister("several", released.key.id)
+
+
 def test_what_breaks_a_rule_is_named_at_once(shared_cluster: Cluster) -> None:
     with pytest.raises(RefusedError) as caught:
         Client(shared_cluster.url).register(Registration("bad name", "127.0.0.1:9001"))
@@ -182,7 +197,9 @@ def test_a_lease_stays_its_parents_after_a_fork(shared_cluster: Cluster) -> None
         epoch = registered.epoch
         child = os.fork()
         if child == 0:
-            os._exit(0 if registered.status is LeaseStatus.LEFT and not registered.wait(0.01) else 1)
+            left = registered.status is LeaseStatus.LEFT and not registered.wait(0.01)
+            client.close()
+            os._exit(0 if left and not registered.drain().complete else 1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         renewed = client.instances("forked")[0].renewed_at
         eventually("it is renewed still", lambda: client.instances("forked")[0].renewed_at > renewed)
@@ -205,6 +222,32 @@ def test_the_asynchronous_client_does_the_same(shared_cluster: Cluster) -> None:
             await waiting
             with pytest.raises(NotFoundError):
                 await client.resolve("async-nowhere")
+
+    asyncio.run(scene())
+
+
+def test_the_asynchronous_client_drains_puts_back_and_removes(shared_cluster: Cluster) -> None:
+    async def scene() -> None:
+        async with AsyncClient(shared_cluster.url) as client:
+
+            async def states(service: str) -> list[State]:
+                return [each.state for each in await client.instances(service)]
+
+            registered = await client.register(Registration("async-steered", "127.0.0.1:9001"))
+            steered = registered.key.id
+            assert (await client.drain("async-steered", steered, reason="a look at it")).complete
+            assert await states("async-steered") == [State.DRAINING]
+            await client.drain("async-steered", steered, cancel=True)
+            assert await states("async-steered") == [State.UP]
+            assert (await registered.deregister("not wanted")).complete
+            assert registered.status is LeaseStatus.LEFT
+            assert await states("async-steered") == []
+            with pytest.raises(NotFoundError):
+                await client.deregister("async-steered", steered)
+
+            other = await client.register(Registration("async-removed", "127.0.0.1:9001"), ttl=60.0)
+            assert (await client.deregister("async-removed", other.key.id, drain=True)).complete
+            assert await states("async-removed") == []
 
     asyncio.run(scene())
 

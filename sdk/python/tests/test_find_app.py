@@ -93,6 +93,8 @@ def test_an_app_is_one_service() -> None:
     assert len(app.user_middleware) == 1
     with pytest.raises(ConfigurationError, match="is registered as 'users' already"):
         Service(name="orders")(app)
+    with pytest.raises(ConfigurationError, match="with another version, heartbeat_interval: one app is one service"):
+        Service(name="users", version="2.0.0", heartbeat_interval=1.0)(app)
 
 
 def test_what_cannot_be_registered_is_refused() -> None:

@@ -4,7 +4,13 @@ from __future__ import annotations
 
 import socket
 
-from waypost.service.listener import has_own_queue
+from waypost.service.listener import Listener, has_own_queue, reachable
+from waypost.transport import Address
+
+EVERYWHERE = Listener("0.0.0.0", 8001, 1)  # noqa: S104 (read, not bound)
+# No name can be as long as this, so that nobody is asked for it.
+UNKNOWN = Address.parse(f"http://{'x' * 64}.internal:7401")
+KNOWN = Address.parse("http://127.0.0.1:7401")
 
 
 def test_sockets_that_share_a_port_have_a_queue_each() -> None:
@@ -16,3 +22,9 @@ def test_sockets_that_share_a_port_have_a_queue_each() -> None:
         assert not has_own_queue(only.fileno())
         assert has_own_queue(shared.fileno())
         assert only.getsockname(), "it is still open"
+
+
+def test_where_no_way_leads_to_the_control_plane_the_address_is_not_known() -> None:
+    assert reachable(EVERYWHERE, [UNKNOWN]) is None
+    assert reachable(EVERYWHERE, [UNKNOWN, KNOWN]) == "127.0.0.1:8001"
+    assert reachable(Listener("10.0.0.7", 8001, 1), [UNKNOWN]) == "10.0.0.7:8001", "nothing is to be asked"

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-PROJECT = Path(__file__).parent.parent
+from wheels import OFFLINE, PROJECT, build, pack
 
 
 def run(command: Sequence[str | Path], folder: Path = PROJECT) -> str:
@@ -35,13 +35,27 @@ def test_files_are_short_and_say_what_they_are() -> None:
         assert text.startswith('"""'), path
 
 
+def bare(folder: Path) -> Path:
+    """The Python of an environment in which nothing is installed."""
+    run([sys.executable, "-m", "venv", folder / "venv"])
+    return folder / "venv/bin/python"
+
+
 @pytest.mark.slow
 def test_the_wheel_installs_alone_and_imports(tmp_path: Path) -> None:
-    run([sys.executable, "-m", "build", "--wheel", "--no-isolation", "--outdir", tmp_path])
-    (wheel,) = tmp_path.glob("*.whl")
-    run([sys.executable, "-m", "venv", tmp_path / "venv"])
-    python = tmp_path / "venv/bin/python"
-    run([python, "-m", "pip", "install", "--quiet", "--no-index", "--disable-pip-version-check", wheel], tmp_path)
+    python = bare(tmp_path)
+    run([python, "-m", "pip", "install", *OFFLINE, build(tmp_path)], tmp_path)
     shown = run([python, "-c", "import waypost; print(waypost.Service.__name__, waypost.__version__)"], tmp_path)
     assert shown == "Service 0.1.0\n"
     run([python, "-c", "from importlib.resources import files; assert files('waypost').joinpath('py.typed').is_file()"])
+
+
+@pytest.mark.slow
+def test_the_gateway_is_there_with_what_its_extra_names_and_nothing_else(tmp_path: Path) -> None:
+    python = bare(tmp_path)
+    build(tmp_path)
+    for name in ("h11", "wsproto"):
+        pack(name, tmp_path)
+    run([python, "-m", "pip", "install", *OFFLINE, "--find-links", tmp_path, "waypost[gateway]"], tmp_path)
+    code = "from waypost.tapper import TapperGateway; print(TapperGateway('http://127.0.0.1:9').get_service_status())"
+    assert run([python, "-c", code], tmp_path) == "{}\n"

@@ -13,12 +13,12 @@ import pytest
 
 from cluster import eventually
 from waypost import ConfigurationError
-from waypost.service.roster import Roster, Word
+from waypost.service.roster import Roster, Word, join
 
 MEMBER = """
 import sys, time
 from pathlib import Path
-from waypost.service.roster import Roster, Word
+from waypost.service.roster import Roster, Word, join
 roster = Roster("group", Path(sys.argv[1]))
 print(roster.try_lead(), flush=True)
 for line in sys.stdin:
@@ -76,16 +76,17 @@ def test_who_leaves_gives_up_the_lead_and_says_whether_it_has_drained(tmp_path: 
     roster = Roster("group", tmp_path)
     member.kill()
     eventually("the lead is free", roster.try_lead)
+    assert not roster.registered, "nobody has begun"
     roster.begin()
-    assert not roster.concluded
+    assert roster.registered
     roster.conclude()
     roster.quit()
     other = Roster("group", tmp_path)
     assert not other.led()
-    assert other.concluded
+    assert not other.registered
     assert other.try_lead()
     other.begin()
-    assert not other.concluded
+    assert other.registered
     other.quit()
 
 
@@ -115,6 +116,23 @@ def test_a_child_that_is_forked_off_does_not_hold_on_to_the_lead(tmp_path: Path)
         os.waitpid(child, 0)
         os.close(reading)
         os.close(writing)
+
+
+def test_a_worker_that_can_write_no_folder_leads_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    nowhere = tmp_path / "file"
+    nowhere.touch()
+    alone = join("group", nowhere)
+    assert "set TMPDIR" in caplog.text
+    assert not alone.led()
+    assert alone.try_lead()
+    assert (alone.leading, alone.led(), alone.registered, alone.others()) == (True, True, False, [])
+    alone.begin()
+    alone.say(Word(False, 2, 0.5))
+    assert (alone.registered, alone.everybody()) == (True, [Word(False, 2, 0.5)])
+    alone.conclude()
+    alone.quit()
+    assert not alone.registered
+    assert not alone.led()
 
 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:

@@ -9,12 +9,14 @@ import signal
 import socket
 import sys
 import threading
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from cluster import Cluster, Process, eventually, get
 from load import Load
+from ports import free_port
 from waypost import State
 
 GUNICORN = ("gunicorn", "-k", "uvicorn.workers.UvicornWorker", "-w", "2", "--no-control-socket")
@@ -91,6 +93,17 @@ async def block(seconds: float):
 """
 
 
+@contextlib.contextmanager
+def under_way(cluster: Cluster, path: str) -> Iterator[list[tuple[int, bytes]]]:
+    """A request through the proxy that has arrived when this begins, and whose answer is there when it has ended."""
+    answers: list[tuple[int, bytes]] = []
+    asking = threading.Thread(target=lambda: answers.append(cluster.get(path)))
+    asking.start()
+    eventually("the request is there", (cluster.folder / f"{path.rpartition('/')[2]}-asked").exists)
+    yield answers
+    asking.join()
+
+
 @pytest.mark.parametrize(("order", "source"), [("above", ABOVE), ("below", BELOW), ("on-the-app", ON_APP)])
 def test_it_registers_from_a_handler_in_either_order_and_from_the_app(
     shared_cluster: Cluster, order: str, source: str
@@ -134,22 +147,86 @@ app = Service(name="ready")(FastAPI(lifespan=lifespan))
     assert get(instance.address, "/nothing")[0] == 404, "the first connection after that is answered"
 
 
+METRICS = """
+import asyncio, contextlib, os, socket
+from fastapi import FastAPI
+from waypost import Service
+
+def listen():
+    global listener
+    listener = socket.create_server(("127.0.0.1", 0))
+
+@contextlib.asynccontextmanager
+async def lifespan(app):
+    if "{when}" == "while it starts":
+        listen()
+    else:
+        asyncio.get_running_loop().call_soon(listen)
+    yield
+
+app = Service(name="{name}")(FastAPI(lifespan=lifespan))
+
+@app.get("/pid")
+async def pid():
+    return os.getpid()
+"""
+
+
+@pytest.mark.parametrize("server", ["uvicorn", "uvicorn --port", "gunicorn"])
+def test_its_port_is_registered_though_the_app_listens_elsewhere_before_the_server_does(
+    shared_cluster: Cluster, server: str
+) -> None:
+    name = f"metrics-{server.replace(' --', '-')}"
+    # Where uvicorn says which port it binds, not even one that comes after the start is in its way.
+    when = "after it has started" if "--port" in server else "while it starts"
+    port = ("uvicorn", "--port", str(free_port()))
+    command = {"uvicorn": ("uvicorn",), "uvicorn --port": port, "gunicorn": (*GUNICORN, "-w", "1")}[server]
+    process = shared_cluster.serve(METRICS.format(name=name, when=when), command)
+    instance = shared_cluster.instance(name)
+    assert get(instance.address, "/pid")[0] == 200
+    process.signal(signal.SIGTERM)
+    process.wait()
+    assert shared_cluster.client.instances(name) == []
+
+
+def test_a_wsgi_app_that_is_imported_where_something_listens_waits_for_a_request(shared_cluster: Cluster) -> None:
+    code = """
+import socket, time
+import waypost.service.lifecycle as lifecycle
+from waypost import Service
+from waypost.service.listener import listeners
+
+listener = socket.create_server(("127.0.0.1", 0))
+looks = []
+lifecycle.listeners = lambda: looks.append(1) or listeners()
+app = Service(name="waiting").wsgi(lambda environ, start_response: [b""])
+while len(looks) < 15 and not app._lifecycle.registered:
+    time.sleep(0.01)
+assert not app._lifecycle.registered, "something else listens there"
+list(app({"SERVER_PORT": str(listener.getsockname()[1])}, None))
+while not app._lifecycle.registered or not app._lifecycle.registered.wait(0.1):
+    time.sleep(0.01)
+print(app._lifecycle.registered.registration.address.rpartition(":")[2] == str(listener.getsockname()[1]))
+"""
+    environment = {"WAYPOST_REGISTRY_URL": shared_cluster.url}
+    process = Process([sys.executable, "-c", code], shared_cluster.folder / "waiting.log", **environment)
+    assert process.wait() == 0, process.output()
+    assert "True" in process.output()
+    assert shared_cluster.client.instances("waiting") == []
+
+
 def test_requests_in_flight_are_answered_and_new_ones_accepted_until_the_drain_is_over(
     shared_cluster: Cluster,
 ) -> None:
     server = shared_cluster.serve(PIDS.format(name="draining", options=""))
     instance = shared_cluster.instance("draining")
-    answers: list[tuple[int, bytes]] = []
-    slow = threading.Thread(target=lambda: answers.append(shared_cluster.get("/draining/until/drained")))
-    slow.start()
-    eventually("the request is there", (shared_cluster.folder / "drained-asked").exists)
-    server.signal(signal.SIGTERM)
-    eventually("it drains", lambda: shared_cluster.state("draining") is State.DRAINING)
-    server.signal(signal.SIGTERM)
-    assert get(instance.address, "/pid")[0] == 200, "it serves as ever, and a second SIGTERM changes nothing"
-    assert server.popen.poll() is None
-    (shared_cluster.folder / "drained").touch()
-    slow.join()
+    with under_way(shared_cluster, "/draining/until/drained") as answers:
+        server.signal(signal.SIGTERM)
+        eventually("it drains", lambda: shared_cluster.state("draining") is State.DRAINING)
+        server.signal(signal.SIGTERM)
+        assert get(instance.address, "/pid")[0] == 200, "it serves as ever, and a second SIGTERM changes nothing"
+        assert server.popen.poll() is None
+        (shared_cluster.folder / "drained").touch()
     assert answers == [(200, b'"drained"')]
     server.wait()
     assert shared_cluster.client.instances("draining") == []
@@ -230,6 +307,7 @@ def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_c
 
 def test_flask_under_gunicorn_registers_and_drains(shared_cluster: Cluster) -> None:
     source = """
+import os, time
 from flask import Flask
 from waypost import Service
 
@@ -239,12 +317,30 @@ flask = Flask(__name__)
 def get_user(user_id):
     return {"user_id": user_id}
 
+@flask.get("/pid")
+def pid():
+    return str(os.getpid())
+
+@flask.get("/until/<file>")
+def until(file):
+    open(file + "-asked", "w").close()
+    while not os.path.exists(file):
+        time.sleep(0.01)
+    return file
+
 app = Service(name="flask").wsgi(flask)
 """
     process = shared_cluster.serve(source, ("gunicorn", "-w", "2", "--no-control-socket"))
-    shared_cluster.instance("flask")
+    instance = shared_cluster.instance("flask")
+    eventually("both workers answer", lambda: len({get(instance.address, "/pid")[1] for _ in range(10)}) == 2)
     assert shared_cluster.get("/flask/users/7") == (200, b'{"user_id":7}\n')
-    process.signal(signal.SIGTERM)
+    with under_way(shared_cluster, "/flask/until/flask-drained") as answers:
+        process.signal(signal.SIGTERM)
+        eventually("it drains", lambda: shared_cluster.state("flask") is State.DRAINING)
+        assert get(instance.address, "/pid")[0] == 200, "the other worker serves as ever"
+        assert process.popen.poll() is None
+        (shared_cluster.folder / "flask-drained").touch()
+    assert answers == [(200, b"flask-drained")]
     process.wait()
     assert shared_cluster.client.instances("flask") == []
 
@@ -286,6 +382,22 @@ async def add(name: str):
     eventually("the new route is served", lambda: shared_cluster.get("/later/more") == (200, b'"more"'))
 
 
+def test_endpoints_beyond_what_an_instance_may_have_are_left_out_with_a_word(shared_cluster: Cluster) -> None:
+    source = """
+from fastapi import FastAPI
+from waypost import Service
+
+app = Service(name="many")(FastAPI())
+for number in range(1030):
+    app.add_api_route(f"/many-{number}", lambda: "", methods=["GET"])
+"""
+    server = shared_cluster.serve(source)
+    assert len(shared_cluster.instance("many").registration.endpoints) == 1024
+    assert "reachable below its prefix only" in server.said("many has 1030 endpoints(.*)")
+    assert shared_cluster.get("/many-7") == (200, b'""')
+    assert shared_cluster.get("/many/many-1029") == (200, b'""')
+
+
 def has_ipv6() -> bool:
     """Whether this machine has addresses of IPv6, and not Python alone."""
     try:
@@ -308,6 +420,49 @@ def test_the_address_is_the_one_towards_the_control_plane(shared_cluster: Cluste
     name = f"host-{option.replace('.', '-').replace(':', 'x')}"
     shared_cluster.serve(PIDS.format(name=name, options=""), ("uvicorn", "--host", option))
     assert shared_cluster.instance(name).address.rpartition(":")[0] == host
+
+
+def test_without_a_folder_for_its_workers_it_registers_alone(shared_cluster: Cluster) -> None:
+    source = """
+import tempfile
+from pathlib import Path
+
+# As where nothing can be written; root may write everywhere.
+Path("no-folder").touch()
+tempfile.tempdir = "no-folder"
+"""
+    server = shared_cluster.serve(source + PIDS.format(name="alone", options=""))
+    instance = shared_cluster.instance("alone")
+    server.said("no folder can be written (.*)")
+    assert get(instance.address, "/pid")[0] == 200
+    server.signal(signal.SIGTERM)
+    server.wait()
+    assert shared_cluster.client.instances("alone") == []
+
+
+def test_it_waits_until_the_control_planes_name_is_resolved(shared_cluster: Cluster) -> None:
+    source = """
+import os, socket
+from fastapi import FastAPI
+from waypost import Service
+
+resolve = socket.getaddrinfo
+
+def getaddrinfo(host, *arguments, **options):
+    if host == "control-plane.internal":
+        if not os.path.exists("resolved"):
+            raise socket.gaierror("not yet")
+        host = "127.0.0.1"
+    return resolve(host, *arguments, **options)
+
+socket.getaddrinfo = getaddrinfo
+app = Service(name="unresolved", registry_url="http://control-plane.internal:{port}")(FastAPI())
+"""
+    source = source.format(port=shared_cluster.http.rpartition(":")[2])
+    server = shared_cluster.serve(source, ("uvicorn", "--host", "0.0.0.0"))  # noqa: S104 (what it is about)
+    assert "control-plane.internal" in server.said("unresolved is not registered yet: (.*)")
+    (shared_cluster.folder / "resolved").touch()
+    assert get(shared_cluster.instance("unresolved").address, "/nothing")[0] == 404
 
 
 @pytest.mark.parametrize("by", ["option", "environment"])
@@ -352,6 +507,35 @@ async def ok(response: Response):
     assert "GET /ok answered 503" in shared_cluster.client.instances("healthy")[0].reason
     (shared_cluster.folder / "ill").unlink()
     eventually("it is in", lambda: shared_cluster.state("healthy") is State.UP)
+
+
+MOUNTED = """
+from fastapi import FastAPI
+from waypost import Service
+
+app, inner = FastAPI(), Service(name="{name}")(FastAPI())
+
+@inner.get("/pid")
+async def pid():
+    return 1
+
+app.mount("/inner", inner)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "source", "options", "path"),
+    [("mounted", MOUNTED, (), "/inner/pid"), ("no-lifespan", PIDS, ("--lifespan", "off"), "/pid")],
+)
+def test_a_service_whose_lifespan_does_not_begin_says_so_with_its_first_request(
+    shared_cluster: Cluster, name: str, source: str, options: tuple[str, ...], path: str
+) -> None:
+    server = shared_cluster.serve(source.format(name=name, options=""), ("uvicorn", *options))
+    address = server.said(r"running on http://(\S+)")
+    for _ in range(2):
+        assert get(address, path)[0] == 200
+    assert "outermost app" in server.said(f"{name} is not registered, though it is served: (.*)")
+    assert server.output().count("though it is served") == 1, "once"
 
 
 def test_an_app_that_is_only_imported_registers_nothing(shared_cluster: Cluster) -> None:

@@ -78,6 +78,24 @@ async def scene():
 asyncio.run(scene())
 """
 
+# With the handler that there is by default, and with one of the server's: either is the child's again.
+FORKED = """
+def end(number, frame):
+    os._exit(3)
+
+for handler, ends in ((signal.SIG_DFL, -signal.SIGTERM), (end, 3)):
+    signal.signal(signal.SIGTERM, handler)
+    gate = Gate(lambda: print("told", flush=True))
+    gate.install()
+    child = os.fork()
+    if child == 0:
+        kill()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == ends
+    assert signal.getsignal(signal.SIGTERM) == gate._handle, "the parent's is as it was"
+print("told")
+"""
+
 THREAD = """
 def run():
     seen.append(gate.install())
@@ -89,8 +107,16 @@ print("told")
 
 @pytest.mark.parametrize(
     ("scene", "ends"),
-    [(HANDLED, 0), (DEFAULT, -15), (TWICE, 0), (MEANWHILE, 0), (LOOP, 0), (THREAD, 0)],
-    ids=["a handler", "no handler", "two interrupts", "opened meanwhile", "a loop's handler", "not the main thread"],
+    [(HANDLED, 0), (DEFAULT, -15), (TWICE, 0), (MEANWHILE, 0), (LOOP, 0), (FORKED, 0), (THREAD, 0)],
+    ids=[
+        "handler",
+        "no handler",
+        "two interrupts",
+        "opened meanwhile",
+        "a loop's handler",
+        "fork",
+        "not the main thread",
+    ],
 )
 def test_a_signal_is_held_back_and_passed_on(scene: str, ends: int) -> None:
     command = [sys.executable, "-c", BEGIN + scene]

@@ -118,3 +118,18 @@ def test_a_restart_of_the_control_plane_loses_no_request_and_no_service(own_clus
         load.stop()
         assert load.failures == []
     assert get(own_cluster.traffic, "/outlived/pid")[0] == 200
+
+
+def test_a_service_that_ends_when_the_control_plane_has_forgotten_it_serves_on_for_a_while(
+    own_cluster: Cluster,
+) -> None:
+    # It is not registered again before it ends, as it does not hear of the loss.
+    server = own_cluster.serve(PIDS.format(name="forgotten", options="heartbeat_interval=1000, drain_timeout=5"))
+    instance = own_cluster.instance("forgotten")
+    own_cluster.restart_control_plane()
+    eventually("it has forgotten the service", lambda: own_cluster.client.instances("forgotten") == [])
+    server.signal(signal.SIGTERM)
+    server.said("(does not know forgotten any more: serving on)")
+    assert get(instance.address, "/pid")[0] == 200, "proxies may go by what they knew"
+    assert "Shutting down" not in server.output()
+    server.wait()

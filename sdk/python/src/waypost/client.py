@@ -37,7 +37,8 @@ class Client:
         self._client = client or f"{socket.gethostname()}/pid-{os.getpid()}"
         self._transport = Transport(self._urls)
         self._keeper = Keeper(lambda: Transport(self._urls, keep=True), self._client)
-        self._registered: list[Registered] = []
+        # A dictionary is a set that keeps the order.
+        self._registered: dict[Registered, None] = {}
 
     def __enter__(self) -> Client:
         return self
@@ -54,9 +55,8 @@ class Client:
 
     def close(self) -> None:
         """Drains what is still registered."""
-        for registered in self._registered:
+        for registered in list(self._registered):
             registered.drain()
-        self._registered.clear()
 
     def register(
         self,
@@ -72,7 +72,9 @@ class Client:
         reached. With `wait=0` it returns at once, and goes on trying for ever.
         """
         lease = new_lease(registration, ttl)
-        registered = Registered(self._keeper, lambda: Transport(self._urls), lease, self._client, drain_timeout)
+        registered = Registered(
+            self._keeper, lambda: Transport(self._urls), lease, self._client, drain_timeout, left=self._left
+        )
         self._keeper.keep(lease)
 
         def settled() -> bool:
@@ -85,8 +87,11 @@ class Client:
                 error = lease.error or self._keeper.away or superseded(lease)
                 self._keeper.forget(lease)
                 raise error
-        self._registered.append(registered)
+        self._registered[registered] = None
         return registered
+
+    def _left(self, registered: Registered) -> None:
+        self._registered.pop(registered, None)
 
     def services(self, namespace: str = "") -> list[ServiceSummary]:
         """All services, sorted by name; empty means of all namespaces."""

@@ -354,6 +354,9 @@ class DrainOutcome:
     """The proxies that were waited for when the deadline passed."""
     reason: str = ""
     """Why it is not complete, where it is not a matter of time: the lease was lost, or nobody answered."""
+    gone: bool = False
+    """The control plane did not know the instance (any more), so that nothing was waited for. Where it has lost its
+    registry, proxies go by what they knew until it has settled (10 s by default): keep serving for that long."""
 
     @classmethod
     def from_json(cls, value: Json | None, took: float) -> DrainOutcome:

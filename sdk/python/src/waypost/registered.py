@@ -9,7 +9,7 @@ from enum import Enum
 from types import TracebackType
 
 from waypost.backoff import Backoff
-from waypost.errors import RefusedError, WaypostError
+from waypost.errors import NotFoundError, RefusedError, WaypostError
 from waypost.keeper import Keeper, log, superseded
 from waypost.leases import Lease, Phase
 from waypost.model import DrainOutcome, InstanceKey, Load, Registration, duration
@@ -38,13 +38,22 @@ class Registered:
     """A lease that is kept alive until it is drained or deregistered. As a context manager it drains at the end."""
 
     def __init__(
-        self, keeper: Keeper, transport: Callable[[], Transport], lease: Lease, client: str, drain_timeout: float
+        self,
+        keeper: Keeper,
+        transport: Callable[[], Transport],
+        lease: Lease,
+        client: str,
+        drain_timeout: float,
+        *,
+        left: Callable[[Registered], None],
     ) -> None:
+        """`left` is called when it has left."""
         self._keeper = keeper
         self._transport = transport
         self._lease = lease
         self._client = client
         self._drain_timeout = drain_timeout
+        self._has_left = left
         self._left: DrainOutcome | None = None
 
     def __enter__(self) -> Registered:
@@ -118,6 +127,7 @@ class Registered:
                 beats = {"beats": [self._lease.beat()]}
                 self._transport().call("POST", "/v1/heartbeats", body=beats, timeout=1.0)
         self._keeper.forget(self._lease)
+        self._has_left(self)
 
     def drain(self, timeout: float | None = None) -> DrainOutcome:
         """Takes the instance out through the drain barrier; returns when no proxy has a request in flight to it.
@@ -136,10 +146,13 @@ class Registered:
     def _leave(self, query: dict[str, object], timeout: float) -> DrainOutcome:
         if self._left is not None:
             return self._left
+        if self.status is LeaseStatus.LEFT:  # after a fork
+            return DrainOutcome(False, 0.0, reason="the lease is that of the process that has forked this one off")
         started = time.monotonic()
         epoch = self._keeper.leave(self._lease, timeout)
         self._left = self._ask(query, epoch, started, timeout) if epoch else _never(started)
         self._keeper.forget(self._lease)
+        self._has_left(self)
         log.info("left %s: drain %s", self.key, self._left)
         return self._left
 
@@ -160,9 +173,8 @@ class Registered:
                 took = time.monotonic() - started
                 wait = backoff.after_failure()
                 if not error.is_retryable or took + wait >= timeout:
-                    gone = isinstance(error, RefusedError)
-                    reason = f"nothing to drain: {error}" if gone else str(error)
-                    return DrainOutcome(False, took, reason=reason)
+                    reason = f"nothing to drain: {error}" if isinstance(error, RefusedError) else str(error)
+                    return DrainOutcome(False, took, reason=reason, gone=isinstance(error, NotFoundError))
                 time.sleep(wait)
                 continue
             return DrainOutcome.from_json(answer.get("drain"), time.monotonic() - started)

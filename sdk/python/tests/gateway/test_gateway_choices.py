@@ -34,8 +34,8 @@ def _ports(server: Server, count: int) -> list[int]:
         return [client.get(f"{server.url}/a").json()["port"] for _ in range(count)]
 
 
-def _instance(name: str, share: float = 1.0, in_flight: int = 0) -> ServiceInstance:
-    return ServiceInstance(name, "a", "default", f"{name}:1", 1, share=share, in_flight=in_flight)
+def _instance(name: str, share: float = 1.0, in_flight: int = 0, namespace: str = "default") -> ServiceInstance:
+    return ServiceInstance(name, "a", namespace, f"{name}:1", 1, share=share, in_flight=in_flight)
 
 
 def test_round_robin_goes_around_by_weight(control_plane: FakeControlPlane, serve: Serve, gateway_to: Start) -> None:
@@ -85,6 +85,14 @@ def test_round_robin_remembers_those_that_were_away() -> None:
     a, b = _instance("a"), _instance("b")
     assert [balancer.select_instance(each, "s").id for each in ([a, b], [a], [a, b], [a, b])][-1] in ("a", "b")
     assert Counter(balancer.select_instance([a, b], "s").id for _ in range(100)) == {"a": 50, "b": 50}
+
+
+def test_round_robin_keeps_services_apart_whose_names_are_the_same() -> None:
+    balancer = RoundRobinBalancer()
+    services = [[_instance(name, namespace=namespace) for name in "ab"] for namespace in ("default", "staging")]
+    chosen = [[balancer.select_instance(instances, "s").id for instances in services] for _ in range(10)]
+    for ids in zip(*chosen, strict=True):
+        assert Counter(ids) == {"a": 5, "b": 5}
 
 
 class Last(LoadBalancer):

@@ -19,10 +19,12 @@ import waypost.tapper
 from cluster import program
 from gateway.harness import eventually
 from ports import free_address
+from wheels import OFFLINE, build, pack
 
 _PAGE = Path(__file__).parents[2] / "FROM_TAPPER.md"
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _PORT = re.compile(r"\b(7401|8000|810\d)\b")
+_INSTEAD_OF_TAPPERS_REGISTRY = re.compile(r"^\| `tapper registry --port 8001` \| `(.*)` \|$", re.MULTILINE)
 
 needs_tapper = pytest.mark.skipif(
     importlib.util.find_spec("tapper") is None,
@@ -53,12 +55,17 @@ class Shell:
 @pytest.fixture
 def shell(tmp_path: Path) -> Iterator[Shell]:
     programs = str(Path(program("waypost-control-plane")).absolute().parent)
+    grpc = free_address()
     inherited = {name: value for name, value in os.environ.items() if not name.startswith(("WAYPOST_", "TAP"))}
     environment = {
         **inherited,
         "PATH": os.pathsep.join((programs, str(Path(sys.executable).parent), os.environ["PATH"])),
-        "PYTHONPATH": os.pathsep.join(sys.path),
-        "WAYPOST_GRPC_LISTEN": free_address(),
+        # What the page installs comes before the sources that are tested otherwise.
+        "PYTHONPATH": os.pathsep.join((str(tmp_path / "installed"), *sys.path)),
+        # Where others may run, too, nothing listens where it does by default.
+        "WAYPOST_GRPC_LISTEN": grpc,
+        "WAYPOST_CONTROL_PLANE": f"http://{grpc}",
+        "WAYPOST_ADMIN_LISTEN": "127.0.0.1:0",
         "WAYPOST_SETTLE": "2s",
     }
     with (tmp_path / "log").open("w") as log:
@@ -77,8 +84,10 @@ def shell(tmp_path: Path) -> Iterator[Shell]:
         process.wait()
 
 
-def _background_to_log(script: str) -> str:
-    return re.sub(r" & echo", " >>log 2>&1 & echo", script)
+def _as_here(script: str) -> str:
+    """A script of the page, with a wheel that is built here in place of the package index's."""
+    install = f"pip install {' '.join(OFFLINE)} --find-links wheels --target installed "
+    return re.sub(r" & echo", " >>log 2>&1 & echo", script.replace("pip install ", install))
 
 
 @pytest.mark.slow
@@ -87,16 +96,22 @@ def test_the_page_is_true(shell: Shell, tmp_path: Path) -> None:
     text = _PAGE.read_text()
     ports = {port: free_address().split(":")[1] for port in sorted(set(_PORT.findall(text)))}
     blocks = _BLOCK.findall(_PORT.sub(lambda found: ports[found[0]], text))
-    assert len(blocks) > 20
+    assert len(blocks) > 30
+    assert not re.findall(r"^(?: {4}|\t)", _BLOCK.sub("", text), re.MULTILINE), "a block of another kind is not run"
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    build(wheels)
+    for name in ("h11", "wsproto"):
+        pack(name, wheels)
 
     for at, (kind, content) in enumerate(blocks):
         if kind == "python":
             (tmp_path / content.split("\n")[0].removeprefix("# ")).write_text(content)
         elif kind == "sh":
             following = blocks[at + 1] if at + 1 < len(blocks) else ("", "")
-            script = _background_to_log(content)
+            script = _as_here(content)
             if following[0] != "text":
-                assert shell.run(script) == ""
+                assert shell.run(f"{script}echo it ends with $?") == "it ends with 0"
                 if at == 0:
                     _is_up(shell, ports["7401"])
             elif content.startswith(("curl ", "python ")):
@@ -105,6 +120,15 @@ def test_the_page_is_true(shell: Shell, tmp_path: Path) -> None:
                 assert shell.run(script) == following[1].strip()
         else:
             assert kind == "text", f"what is a block of {kind}?"
+
+
+@pytest.mark.slow
+@needs_tapper
+def test_the_command_in_place_of_tappers_registry_runs(shell: Shell) -> None:
+    (command,) = _INSTEAD_OF_TAPPERS_REGISTRY.findall(_PAGE.read_text())
+    port = free_address().split(":")[1]
+    assert shell.run(f"{command.replace('8001', port)} >>log 2>&1 &") == ""
+    _is_up(shell, port)
 
 
 def _is_up(shell: Shell, port: str) -> None:

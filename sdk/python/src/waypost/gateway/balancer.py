@@ -45,16 +45,18 @@ class RoundRobinBalancer(LoadBalancer):
     """One after the other, by weight (nginx's smooth weighted round robin)."""
 
     def __init__(self) -> None:
-        self._credit: dict[str, dict[str, float]] = {}
+        self._credit: dict[tuple[str, str], dict[str, float]] = {}
 
     def select_instance(self, instances: list[ServiceInstance], service_name: str = "") -> ServiceInstance:
         """The instance that is owed most; each is owed its share with every choice."""
-        before = self._credit.get(service_name, {})
+        # A name is a service's within its namespace.
+        service = (instances[0].namespace, service_name)
+        before = self._credit.get(service, {})
         credit = {instance.id: before.get(instance.id, 0.0) + instance.share for instance in instances}
         chosen = max(instances, key=lambda instance: credit[instance.id])
         credit[chosen.id] -= sum(instance.share for instance in instances)
         # Those that cannot be chosen just now keep what they are owed.
-        self._credit[service_name] = {**_bounded(before), **credit}
+        self._credit[service] = {**_bounded(before), **credit}
         return chosen
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import fields
 from typing import Any, TypeVar, cast
 
 from waypost.errors import ConfigurationError
@@ -22,7 +23,9 @@ from waypost.service.settings import Settings, checked
 T = TypeVar("T")
 
 # Which service an app is; an app is one service.
-_SERVICES: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()
+_SERVICES: weakref.WeakKeyDictionary[Any, Settings] = weakref.WeakKeyDictionary()
+# What a setting is called among the options, where it is called something else.
+_OPTIONS = {"address": "url", "ttl": "heartbeat_interval"}
 
 
 class Service:
@@ -103,12 +106,8 @@ class Service:
         settings = self._settings
         known = _SERVICES.get(app)
         if known is not None:
-            if known == settings.name:
-                return
-            raise ConfigurationError(
-                f"the app is registered as {known!r} already, and cannot be {settings.name!r}, too: one app is one "
-                "service; make an app for each, or use prefix and endpoints to tell parts apart"
-            )
+            _same(known, settings)
+            return
         try:
             app.add_middleware(
                 asgi.ServiceMiddleware,
@@ -120,8 +119,24 @@ class Service:
             raise ConfigurationError(
                 f"@Service({settings.name!r}): {error}; decorate the app where it is made, before it is served"
             ) from error
-        _SERVICES[app] = settings.name
+        _SERVICES[app] = settings
 
     def _lifecycle(self, app: Any) -> Lifecycle:
         health_endpoint = self._settings.health_endpoint
         return Lifecycle(self._settings, lambda: endpoints(app, health_endpoint))
+
+
+def _same(known: Settings, settings: Settings) -> None:
+    """An app may be decorated more than once, but not with something else."""
+    if known.name != settings.name:
+        raise ConfigurationError(
+            f"the app is registered as {known.name!r} already, and cannot be {settings.name!r}, too: one app is one "
+            "service; make an app for each, or use prefix and endpoints to tell parts apart"
+        )
+    names = [each.name for each in fields(Settings) if getattr(known, each.name) != getattr(settings, each.name)]
+    if names:
+        other = ", ".join(_OPTIONS.get(name, name) for name in names)
+        raise ConfigurationError(
+            f"@Service({settings.name!r}) stands on the app more than once, and with another {other}: one app is one "
+            "service; keep one of them"
+        )

@@ -11,6 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from waypost.service.lifecycle import Lifecycle
+from waypost.service.listener import Name, bound
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -34,6 +35,7 @@ class ServiceMiddleware:
         self._lifecycle = lifecycle
         self._health_endpoint = health_endpoint
         self._interval = interval
+        self._warned = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """ASGI."""
@@ -44,6 +46,14 @@ class ServiceMiddleware:
             await self._app(scope, receive, send)
             return
         lifecycle = self._lifecycle
+        if not lifecycle.started and not self._warned:
+            self._warned = True
+            log.warning(
+                "%s is not registered, though it is served: the lifespan of its app has not begun. An app that is "
+                "mounted in another one has none: put @Service on the outermost app. A server may be told to run none "
+                "(uvicorn --lifespan off): let it run",
+                lifecycle.name,
+            )
         server = scope.get("server")
         if server:
             lifecycle.port = server[1]
@@ -57,6 +67,7 @@ class ServiceMiddleware:
 
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = False
+        before = bound()
 
         async def hears() -> Message:
             nonlocal asked
@@ -68,7 +79,7 @@ class ServiceMiddleware:
 
         async def says(message: Message) -> None:
             if message["type"] == "lifespan.startup.complete":
-                self._start(receive)
+                self._start(scope, before)
             await send(message)
 
         try:
@@ -83,21 +94,29 @@ class ServiceMiddleware:
             await hears()
             await send({"type": "lifespan.shutdown.complete"})
 
-    def _start(self, receive: Receive) -> None:
+    def _start(self, lifespan: Scope, before: frozenset[Name]) -> None:
         loop = asyncio.get_running_loop()
         health = None
         if self._health_endpoint:
-            health = HealthCheck(self._app, self._health_endpoint, self._interval, loop)
-        self._lifecycle.start(loop, health)
-        # uvicorn hands in a method of its own, which knows the port; it matters only where there are several.
-        config = getattr(getattr(receive, "__self__", None), "config", None)
-        port = getattr(config, "port", None)
-        if isinstance(port, int) and port and self._lifecycle.port is None:
-            self._lifecycle.port = port
+            health = HealthCheck(self._app, self._health_endpoint, self._interval, loop, lifespan)
+        self._lifecycle.start(loop, health, before=before, hint=_hint())
 
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, functools.partial(self._lifecycle.stop, _LATE_LEAVE))
+
+
+def _hint() -> int | None:
+    """The port that uvicorn is to bind: its lifespan's task knows, whatever stands around the app.
+
+    Where it is handed sockets its port means nothing; that cannot be seen from here.
+    """
+    task = asyncio.current_task()
+    frame = getattr(task and task.get_coro(), "cr_frame", None)
+    config = getattr(frame and frame.f_locals.get("self"), "config", None)
+    port = getattr(config, "port", None)
+    binds = getattr(config, "fd", None) is None and getattr(config, "uds", None) is None
+    return port if isinstance(port, int) and port and binds else None
 
 
 def _ending_with(lifecycle: Lifecycle, send: Send) -> Send:
@@ -116,14 +135,18 @@ class HealthCheck:
     """Asks the app's health endpoint within the process: no connection, no line in the access log.
 
     An answer of 5xx takes the instance out of rotation, one of 2xx or 3xx puts it back. No answer, or another one (404:
-    there is no such endpoint), says nothing: a busy loop is no failing check.
+    there is no such endpoint), says nothing: a busy loop is no failing check. As in any request, the endpoint finds
+    what the lifespan has left for it: the app with its state, and the state that it has yielded.
     """
 
-    def __init__(self, app: App, path: str, interval: float, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self, app: App, path: str, interval: float, loop: asyncio.AbstractEventLoop, lifespan: Scope | None = None
+    ) -> None:
         self._app = app
         self._path = path
         self._interval = interval
         self._loop = loop
+        self._lifespan: Scope = {} if lifespan is None else lifespan
         self._asked_at = 0.0
         self._asked: concurrent.futures.Future[int] | None = None
 
@@ -181,8 +204,10 @@ class HealthCheck:
             "headers": [(b"host", b"localhost"), (b"user-agent", b"waypost-python")],
             "client": ("127.0.0.1", 0),
             "server": ("127.0.0.1", 0),
-            "state": {},
+            "state": dict(self._lifespan.get("state") or {}),
         }
+        if "app" in self._lifespan:  # Starlette sets it above its middleware, which is called here
+            scope["app"] = self._lifespan["app"]
         try:
             await self._app(scope, receive, send)
         finally:

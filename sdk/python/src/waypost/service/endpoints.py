@@ -12,7 +12,7 @@ import sys
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-# As many as an instance may declare.
+# As many as an instance may declare, the first ones.
 MOST = 1024
 _LITERAL = re.compile(r"[!$&'()+,\-.0-9:;=@A-Z\[\]^_`a-z|~]+")
 _PARAMETER = re.compile(r"\{([A-Za-z0-9_-]*)(?::([A-Za-z0-9_-]*))?\}")
@@ -28,7 +28,7 @@ def endpoints(app: object, health_endpoint: str | None = None) -> tuple[str, ...
         for method in sorted(methods):
             if method != "HEAD" or "GET" not in methods:
                 found[f"{method} {shown}"] = None
-    return tuple(found)[:MOST]
+    return tuple(found)
 
 
 def handlers(app: object) -> Iterator[Callable[..., Any]]:

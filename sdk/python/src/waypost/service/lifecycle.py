@@ -21,11 +21,13 @@ from collections.abc import Callable
 from typing import Protocol
 
 from waypost.client import Client
-from waypost.errors import WaypostError
+from waypost.errors import NotFoundError, WaypostError
 from waypost.registered import LeaseStatus, Registered
-from waypost.service.listener import Listener, copies, has_own_queue, listeners, reachable, supervisor_stays
+from waypost.service.endpoints import MOST
+from waypost.service.find_listener import Evidence
+from waypost.service.listener import Listener, Name, copies, has_own_queue, listeners, reachable, supervisor_stays
 from waypost.service.load import LoopProbe, together
-from waypost.service.roster import Roster, Word
+from waypost.service.roster import Alone, Roster, Word, join
 from waypost.service.settings import Settings, host_port
 from waypost.service.signals import Gate
 from waypost.transport import Transport
@@ -39,7 +41,11 @@ _GLANCE = 0.02
 _READ = 0.3
 # How long a worker that is told to end waits to see whether the others are told, too.
 _OTHERS_ARE_TOLD = 1.0
+# How long proxies may go by what they knew when a control plane has lost its registry: its settle time, by default.
+_SETTLE = 10.0
 _SAY_THAT_NOTHING_LISTENS = 10.0
+# Between two questions by which way the control plane is reached.
+_ASK_AGAIN = 1.0
 
 
 class Health(Protocol):
@@ -63,7 +69,7 @@ class Lifecycle:
     def _reset(self) -> None:
         self.in_flight = 0
         self.port: int | None = None
-        """Which port the app is served at, where the server says so."""
+        """At which port a request has come in."""
         self.hands_over = False
         """Whether other workers go on: then each answer is the last one on its connection."""
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,12 +78,19 @@ class Lifecycle:
         self._thread: threading.Thread | None = None
         self._probe: LoopProbe | None = None
         self._health: Health | None = None
-        self._roster: Roster | None = None
+        self._roster: Roster | Alone | None = None
         self._client: Client | None = None
         self._registered: Registered | None = None
+        self._evidence: Evidence | None = None
         self._listener: Listener | None = None
         self._address_registered: str | None = None
         self._upkeep_at = 0.0
+        self._says_too_many = False
+
+    @property
+    def name(self) -> str:
+        """The service's."""
+        return self._settings.name
 
     @property
     def registered(self) -> Registered | None:
@@ -89,11 +102,23 @@ class Lifecycle:
         """Whether this process serves."""
         return self._pid == os.getpid()
 
-    def start(self, loop: asyncio.AbstractEventLoop | None = None, health: Health | None = None) -> None:
-        """The server is about to listen, or listens. Once for each process; call it from the main thread."""
+    def start(
+        self,
+        loop: asyncio.AbstractEventLoop | None = None,
+        health: Health | None = None,
+        *,
+        before: frozenset[Name] | None = None,
+        hint: int | None = None,
+    ) -> None:
+        """The server is about to listen, or listens. Once for each process; call it from the main thread.
+
+        `before` is what was bound when the app began to start, `hint` the port that the server is to bind.
+        """
         if self.started:
             return
         self._reset()
+        ready = frozenset(listener.name for listener in listeners())
+        self._evidence = Evidence(ready if before is None else before, ready, hint, serves=loop is not None)
         self._pid = os.getpid()
         self._loop = loop
         self._probe = None if loop is None else LoopProbe(loop)
@@ -132,7 +157,7 @@ class Lifecycle:
             return
         settings = self._settings
         self._address_registered = address
-        self._roster = Roster(f"{settings.namespace}/{settings.name}/{address}")
+        self._roster = join(f"{settings.namespace}/{settings.name}/{address}")
         while not self._told(_TICK):
             if self._probe is not None:
                 self._probe.tick()
@@ -153,48 +178,69 @@ class Lifecycle:
 
     def _address(self) -> str | None:
         """Waits until the server listens; None if this process is to end first."""
-        waited, step = 0.0, 0.01
+        began, step, warned = time.monotonic(), 0.01, False
         while True:
+            waited = time.monotonic() - began
             found = listeners()
-            chosen = self._choose(found)
+            chosen = self._choose(found, waited)
             if chosen is not None:
-                self._listener = chosen
-                return self._settings.address or reachable(chosen, self._planes.current)
+                address = self._settings.address or reachable(chosen, self._planes.addresses)
+                if address is not None:
+                    self._listener = chosen
+                    return address
+                step = _ASK_AGAIN
+            if not warned and (chosen is not None or waited >= _SAY_THAT_NOTHING_LISTENS):
+                warned = True
+                log.warning("%s", self._why_not(found, chosen))
             if self._told(step):
                 return None
-            if waited < _SAY_THAT_NOTHING_LISTENS <= waited + step:
-                log.warning("%s", self._why_not(found))
-            waited += step
             step = min(step * 1.5, 0.25)
 
-    def _choose(self, found: list[Listener]) -> Listener | None:
-        if self._settings.address:
-            return found[0] if found else None
-        usable = [listener for listener in found if listener.port]
-        if len(usable) > 1 and self.port is not None:
-            return next((listener for listener in usable if listener.port == self.port), None)
-        return usable[0] if len(usable) == 1 else None
+    def _choose(self, found: list[Listener], waited: float) -> Listener | None:
+        if self._evidence is None:
+            return None
+        is_said = self._settings.address is not None
+        usable = [listener for listener in found if listener.port or is_said]
+        chosen = self._evidence.server(usable, self.port, waited)
+        return chosen[0] if len(chosen) == 1 or (chosen and is_said) else None
 
-    def _why_not(self, found: list[Listener]) -> str:
+    def _why_not(self, found: list[Listener], chosen: Listener | None) -> str:
         name = self._settings.name
+        if chosen is not None:
+            planes = ", ".join(str(plane) for plane in self._planes.addresses)
+            return (
+                f"{name} is not registered yet: this process listens at all interfaces, and which of them leads to the "
+                f"control plane at {planes} is not known, as its name is not resolved or no way leads there; trying "
+                "again until it is; url= or WAYPOST_ADDRESS can say it instead"
+            )
         ports = [host_port(listener.host, listener.port) for listener in found if listener.port]
         if ports:
             return (
-                f"{name} is not registered: this process listens at {', '.join(ports)}, and which of them is the "
-                "service is not known before its first request; say so with url= or WAYPOST_ADDRESS"
+                f"{name} is not registered: this process listens at {', '.join(ports)}, and where the service is "
+                "served is not known before its first request; say so with url= or WAYPOST_ADDRESS"
             )
         return (
             f"{name} is not registered: this process listens at no TCP port; if proxies reach it by another way, "
             "say by which with url= or WAYPOST_ADDRESS"
         )
 
-    def _upkeep(self, roster: Roster, address: str) -> None:
+    def _upkeep(self, roster: Roster | Alone, address: str) -> None:
         word = Word(False, self.in_flight, None if self._probe is None else round(self._probe.utilization(), 3))
         roster.say(word)
         if not roster.try_lead():
             return
         # Routes may be added at any time.
-        wanted = self._settings.registration(address, self._endpoints())
+        endpoints = self._endpoints()
+        if len(endpoints) > MOST and not self._says_too_many:
+            self._says_too_many = True
+            log.warning(
+                "%s has %d endpoints, and registers the first %d, as many as an instance may have: the others are "
+                "reachable below its prefix only",
+                self.name,
+                len(endpoints),
+                MOST,
+            )
+        wanted = self._settings.registration(address, endpoints[:MOST])
         registered = self._registered
         if registered is None:
             settings = self._settings
@@ -222,7 +268,9 @@ class Lifecycle:
             if goes_on or registered.status is LeaseStatus.SUPERSEDED:
                 registered.release()
             else:
-                registered.drain()
+                outcome = registered.drain()
+                if outcome.gone:
+                    self._settle(outcome.took)
                 roster.conclude()
         elif not goes_on:
             self._wait_for_drain(roster)
@@ -249,7 +297,7 @@ class Lifecycle:
             loop.call_soon_threadsafe(accept_no_more)
             time.sleep(_READ)
 
-    def _wait_for_others(self, roster: Roster) -> bool:
+    def _wait_for_others(self, roster: Roster | Alone) -> bool:
         """Whether all workers are about to end: whoever stops all of them tells them one after another."""
         until = time.monotonic() + _OTHERS_ARE_TOLD
         while any(not word.leaving for word in roster.others()):
@@ -258,18 +306,18 @@ class Lifecycle:
             time.sleep(_GLANCE)
         return True
 
-    def _wait_for_drain(self, roster: Roster) -> None:
+    def _wait_for_drain(self, roster: Roster | Alone) -> None:
         """Serves until the worker that keeps the lease has drained it."""
         until = time.monotonic() + self._settings.drain_timeout + _OTHERS_ARE_TOLD
         while roster.led() and time.monotonic() < until:
             time.sleep(_GLANCE)
 
-    def _drain_for_another(self, roster: Roster) -> None:
+    def _drain_for_another(self, roster: Roster | Alone) -> None:
         """The worker that kept the lease is gone without a drain (killed, or it took this one for one that stays)."""
         settings = self._settings
-        if self._address_registered is None or not roster.try_lead() or roster.concluded:
+        if self._address_registered is None or not roster.try_lead() or not roster.registered:
             return
-        client = Client([str(plane) for plane in self._planes.addresses])
+        client, began = Client([str(plane) for plane in self._planes.addresses]), time.monotonic()
         try:
             client.deregister(
                 settings.name,
@@ -279,6 +327,18 @@ class Lifecycle:
                 timeout=settings.drain_timeout,
                 reason="the last worker ends",
             )
+        except NotFoundError:
+            self._settle(time.monotonic() - began)
         except WaypostError as error:
             log.warning("%s is left to its lease: %s", settings.name, error)
         roster.conclude()
+
+    def _settle(self, took: float) -> None:
+        """Serves on where a control plane that has lost its registry cannot say who still sends requests here."""
+        seconds = min(_SETTLE, max(self._settings.drain_timeout - took, 0.0))
+        log.warning(
+            "the control plane does not know %s any more: serving on for %.1f s, as proxies may go by what they knew",
+            self._settings.name,
+            seconds,
+        )
+        time.sleep(seconds)

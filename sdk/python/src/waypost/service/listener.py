@@ -1,7 +1,8 @@
 """Where this process listens, and how proxies reach that.
 
 The process' own sockets tell: a server that has bound and listens accepts connections from then on, whichever server it
-is. No request is made and no server's insides are read, a hint aside where several ports are open.
+is. No request is made and no server's insides are read. Deliberately absent: which of several is meant; see
+`find_listener`.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import os
 import socket
 import stat
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from waypost.service.settings import host_port
 from waypost.transport import Address
+
+# The local address of a socket; the path and 0 where it is not TCP.
+Name = tuple[str, int]
 
 _ANY = ("0.0.0.0", "::")  # noqa: S104 (read, not bound)
 
@@ -29,15 +34,24 @@ class Listener:
     """0 for one that is not TCP."""
     inode: int
 
+    @property
+    def name(self) -> Name:
+        """Its local address."""
+        return self.host, self.port
+
 
 def listeners() -> list[Listener]:
     """All of them, those that share a port once."""
-    found: dict[tuple[str, int], Listener] = {}
-    for descriptor in _descriptors():
-        listener = _listener(descriptor)
-        if listener is not None:
-            found.setdefault((listener.host, listener.port), listener)
+    found: dict[Name, Listener] = {}
+    for held, listens in _sockets():
+        if listens:
+            found.setdefault(held.name, held)
     return list(found.values())
+
+
+def bound() -> frozenset[Name]:
+    """The local addresses of all sockets of this process, whether they listen (yet) or not."""
+    return frozenset(held.name for held, _ in _sockets())
 
 
 def copies(inode: int) -> list[int]:
@@ -57,12 +71,15 @@ def has_own_queue(descriptor: int) -> bool:
         return bool(listening.getsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT))
 
 
-def reachable(listener: Listener, control_plane: Address) -> str:
-    """`host:port` for proxies. Where it is bound to all interfaces: the one that leads towards the control plane."""
-    host = listener.host
+def reachable(listener: Listener, control_planes: Sequence[Address]) -> str | None:
+    """`host:port` for proxies. Where it is bound to all interfaces: the one that leads towards a control plane.
+
+    None while that is not known: no control plane's name can be resolved, or no way leads there.
+    """
+    host: str | None = listener.host
     if host in _ANY:
-        host = _towards(control_plane) or "127.0.0.1"
-    return host_port(host, listener.port)
+        host = next(filter(None, map(_towards, control_planes)), None)
+    return None if host is None else host_port(host, listener.port)
 
 
 def supervisor_stays(inode: int) -> bool:
@@ -88,25 +105,22 @@ def _descriptors() -> list[int]:
         return []
 
 
-def _listener(descriptor: int) -> Listener | None:
-    try:
-        status = os.fstat(descriptor)
-        # Nothing but sockets is copied: closing a copy of a file would drop the locks that SQLite holds on it.
-        if not stat.S_ISSOCK(status.st_mode):
-            return None
-        copy = socket.socket(fileno=os.dup(descriptor))
-    except OSError:
-        return None
-    with copy:
-        try:
-            if not copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN):
-                return None
-            name = copy.getsockname()
-        except OSError:
-            return None
-    if copy.family in (socket.AF_INET, socket.AF_INET6):
-        return Listener(str(name[0]).split("%", 1)[0], int(name[1]), status.st_ino)
-    return Listener(os.fsdecode(name) if isinstance(name, (str, bytes)) else "", 0, status.st_ino)
+def _sockets() -> Iterator[tuple[Listener, bool]]:
+    """Each socket of this process, and whether it listens."""
+    for descriptor in _descriptors():
+        with contextlib.suppress(OSError):
+            status = os.fstat(descriptor)
+            # Nothing but sockets is copied: closing a copy of a file would drop the locks that SQLite holds on it.
+            if not stat.S_ISSOCK(status.st_mode):
+                continue
+            with socket.socket(fileno=os.dup(descriptor)) as copy:
+                listens = bool(copy.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN))
+                name, is_tcp = copy.getsockname(), copy.family in (socket.AF_INET, socket.AF_INET6)
+            if is_tcp:
+                yield Listener(str(name[0]).split("%", 1)[0], int(name[1]), status.st_ino), listens
+            else:
+                path = os.fsdecode(name) if isinstance(name, (str, bytes)) else ""
+                yield Listener(path, 0, status.st_ino), listens
 
 
 def _towards(control_plane: Address) -> str | None:
@@ -116,5 +130,5 @@ def _towards(control_plane: Address) -> str | None:
         with socket.socket(kind, socket.SOCK_DGRAM) as probe:
             probe.connect(target)
             return str(probe.getsockname()[0]).split("%", 1)[0]
-    except OSError:
+    except (OSError, UnicodeError):  # the latter is what Python says of a name that cannot be one
         return None

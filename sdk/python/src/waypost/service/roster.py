@@ -4,10 +4,11 @@ Workers of one server are one instance: one address, one lease. Each has a file 
 lives, with what it says of itself; whoever holds the lock `leader` keeps the lease. The kernel drops locks with their
 process, so that a worker that was killed is noticed like one that has left, and another one takes the lead.
 
-    folder/leader            locked by the one that keeps the lease; says `drained` when there is none any more
+    folder/leader            locked by the one that keeps the lease; says `registered` while there is one
     folder/PID-NUMBER        locked by each member: {"leaving": false, "in_flight": 3, "utilization": 0.2}
 
-Deliberately absent: messages. What a member has to know it reads from the files.
+A worker that can write no folder takes itself for the only one (`Alone`). Deliberately absent: messages. What a member
+has to know it reads from the files.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import fcntl
 import hashlib
 import itertools
 import json
+import logging
 import os
 import tempfile
 import weakref
@@ -25,8 +27,10 @@ from pathlib import Path
 
 from waypost.errors import ConfigurationError
 
+log = logging.getLogger("waypost")
+
 _WIDTH = 120
-_CONCLUDED = b"drained"
+_REGISTERED = b"registered"
 _NUMBERS = itertools.count(1)
 
 
@@ -68,19 +72,19 @@ class Roster:
         return self._leader is not None
 
     @property
-    def concluded(self) -> bool:
-        """Whether the instance was drained by the worker that led last."""
-        return (self._folder / "leader").read_bytes() == _CONCLUDED
+    def registered(self) -> bool:
+        """Whether the instance was registered by the worker that led last, and not drained."""
+        return (self._folder / "leader").read_bytes() == _REGISTERED
 
     def begin(self) -> None:
         """The one that leads has registered the instance."""
         if self._leader is not None:
-            os.ftruncate(self._leader, 0)
+            os.pwrite(self._leader, _REGISTERED, 0)
 
     def conclude(self) -> None:
         """The one that leads has drained the instance."""
         if self._leader is not None:
-            os.pwrite(self._leader, _CONCLUDED, 0)
+            os.ftruncate(self._leader, 0)
 
     def step_down(self) -> None:
         """Gives up the lead."""
@@ -140,6 +144,61 @@ class Roster:
                 with contextlib.suppress(OSError):
                     os.close(file)
         _ROSTERS.discard(self)
+
+
+class Alone:
+    """The membership of a worker that can find no others: it leads as soon as it likes to."""
+
+    def __init__(self) -> None:
+        self.leading = False
+        self.registered = False
+        self._word = Word()
+
+    def try_lead(self) -> bool:
+        """Takes the lead."""
+        self.leading = True
+        return True
+
+    def begin(self) -> None:
+        """It has registered the instance."""
+        self.registered = True
+
+    def conclude(self) -> None:
+        """It has drained the instance."""
+        self.registered = False
+
+    def led(self) -> bool:
+        """Whether it keeps the lease."""
+        return self.leading
+
+    def say(self, word: Word) -> None:
+        """Tells nobody."""
+        self._word = word
+
+    def others(self) -> list[Word]:
+        """Nobody is known."""
+        return []
+
+    def everybody(self) -> list[Word]:
+        """What it says itself."""
+        return [self._word]
+
+    def quit(self) -> None:
+        """Leaves."""
+        self.leading = False
+
+
+def join(group: str, base: Path | None = None) -> Roster | Alone:
+    """The membership of this worker."""
+    try:
+        return Roster(group, base)
+    except OSError as error:
+        log.warning(
+            "no folder can be written in which the workers of a service find each other (%s): this one takes itself "
+            "for the only one; where there are several, set TMPDIR to a folder that they can write",
+            error,
+        )
+        return Alone()
 
 
 def _folder(group: str, base: Path | None) -> Path:

@@ -6,7 +6,7 @@ the instance drains while the server serves as ever, and then the server sees th
     SIGTERM ──▶ held back ──▶ drain ──▶ the server's own handler
 
 More SIGTERMs change nothing meanwhile (a supervisor and its supervisor may both send one); a second SIGINT, Ctrl-C,
-ends the waiting.
+ends the waiting. A process that is forked off has no drain to wait for: its signals are as they were before.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import asyncio
 import os
 import signal
 import threading
+import weakref
 from collections import deque
 from collections.abc import Callable
 from types import FrameType
@@ -33,6 +34,7 @@ class Gate:
         self._looped: dict[int, Callable[[], None]] = {}
         self._pending: deque[int] = deque()
         self._open = False
+        _GATES.add(self)
 
     def install(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
         """Steps in front of the handlers that are there, once. False where signals are not this thread's to handle."""
@@ -65,6 +67,14 @@ class Gate:
                 self._looped[number]()
             elif main is not None:
                 signal.pthread_kill(main, number)
+
+    def after_fork(self) -> None:
+        """In a process that was forked off: nothing is held back, and the handlers are those that were there before."""
+        self._open = True
+        self._pending.clear()
+        for number, previous in self._previous.items():
+            if signal.getsignal(number) == self._handle:
+                signal.signal(number, previous)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._open or (number == signal.SIGINT and number in self._pending):
@@ -99,3 +109,14 @@ def _again(loop: asyncio.AbstractEventLoop, handle: Any) -> Callable[[], None]:
         loop.call_soon_threadsafe(callback, *arguments)
 
     return again
+
+
+_GATES: weakref.WeakSet[Gate] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for gate in list(_GATES):
+        gate.after_fork()
+
+
+os.register_at_fork(after_in_child=_after_fork)

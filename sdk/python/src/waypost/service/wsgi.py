@@ -39,7 +39,7 @@ class WsgiService:
         lifecycle = self._lifecycle
         lifecycle.start()
         lifecycle.take_signals()
-        if lifecycle.port is None and str(environ.get("SERVER_PORT", "")).isdigit():
+        if str(environ.get("SERVER_PORT", "")).isdigit():
             lifecycle.port = int(environ["SERVER_PORT"])
         self._count(1)
         try:
