@@ -34,5 +34,5 @@ impl Failing {
 }
 
 fn steps(millis: u64) -> u16 {
-    u16::try_from(millis / STEP_MS & u64::from(u16::MAX)).unwrap_or(u16::MAX)
+    u16::try_from((millis / STEP_MS) & u64::from(u16::MAX)).unwrap_or(u16::MAX)
 }

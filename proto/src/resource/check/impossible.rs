@@ -63,8 +63,7 @@ fn headers(at: &FieldPath, wanted: &[ValueMatch], tell: &mut dyn FnMut(Finding))
         let name = header.name.to_ascii_lowercase();
         let at = at.item("headers", index).key("name");
         if name == "host" {
-            let reason =
-                "is a field of HTTP/1.1 only, where its case and port must fit, too; HTTP/2 has none";
+            let reason = "takes no request: the host is no field to match (HTTP/2 has none)";
             tell(Finding::warning(at, reason).value(&header.name).suggest("use hostnames"));
         } else if let Some((reason, how)) = removed(&name) {
             tell(Finding::error(at, reason).value(&header.name).suggest(how));
