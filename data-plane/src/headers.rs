@@ -14,8 +14,8 @@ use std::time::Duration;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Version,
     header::{
-        CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION,
-        TE, TRANSFER_ENCODING, UPGRADE, VIA,
+        CONNECTION, CONTENT_LENGTH, CONTENT_TYPE, COOKIE, EXPECT, FORWARDED, HOST, PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION, TE, TRANSFER_ENCODING, UPGRADE, VIA,
     },
 };
 
@@ -203,6 +203,11 @@ pub(crate) fn keep_alive_timeout(headers: &HeaderMap) -> Option<u64> {
         let (name, value) = token.split_once('=')?;
         if is(name.trim(), "timeout") { value.trim().parse().ok() } else { None }
     })
+}
+
+/// Whether a request is a gRPC call, or one of gRPC-Web.
+pub(crate) fn is_grpc(headers: &HeaderMap) -> bool {
+    headers.get(CONTENT_TYPE).is_some_and(|kind| kind.as_bytes().starts_with(b"application/grpc"))
 }
 
 /// How long a gRPC call may take by what its client says ("gRPC over HTTP2", `Timeout`).

@@ -10,7 +10,7 @@ mod hedge;
 mod observed;
 mod unanswered;
 
-use std::{rc::Rc, sync::Arc, time::Duration};
+use std::{cell::Cell, pin::pin, rc::Rc, sync::Arc, time::Duration};
 
 use tokio::time::{Instant, sleep, timeout_at};
 
@@ -18,7 +18,7 @@ use self::observed::{Admitted, Observed};
 use super::{answered::Answered, draft::Draft, retry::Failure};
 use crate::{
     answer::Answer,
-    rule::{Limits, NO_LIMIT, Retry, Rule},
+    rule::{Limits, NO_LIMIT, Retry, Rule, TimeLimit},
     serve::Worker,
     table::{EndpointId, EndpointState, InFlight, NoRetry, Place, Target, Traffic},
 };
@@ -32,8 +32,10 @@ pub(super) struct Attempts<'a> {
     began: std::time::Instant,
     /// What the rule says, or else the service's policy.
     limits: Limits,
-    /// When the client is told that there is no answer, by the same.
+    /// When the client is told that there is no answer, or its answer breaks off, by the same.
     deadline: Option<Instant>,
+    /// For how long the answer's body may pause, by the policy.
+    idle: Option<TimeLimit>,
     /// Whether either says when to try again.
     has_retry: bool,
     /// Who is asked first.
@@ -87,6 +89,7 @@ impl<'a> Attempts<'a> {
             began,
             limits: Limits::default(),
             deadline: None,
+            idle: None,
             has_retry: false,
             preferred: None,
             key: None,
@@ -163,16 +166,8 @@ impl<'a> Attempts<'a> {
         let limit = traffic.limits.request.filter(|_| !has_own);
         let deadline = limit.map(|limit| Instant::from_std(self.began) + limit);
         self.deadline = self.deadline.or(deadline);
-        let mut outcome = self.tries(target, draft).await?;
-        if let Ok(answered) = &mut outcome {
-            if let Some(deadline) = deadline {
-                answered.expire_at(deadline);
-            }
-            if let Some(idle) = traffic.waits.idle {
-                answered.pause_at_most(idle);
-            }
-        }
-        Some(outcome)
+        self.idle = traffic.waits.idle;
+        self.tries(target, draft).await
     }
 
     async fn tries(&mut self, target: &Target<'_>, draft: &mut Draft) -> Option<Result<Answered, Answer>> {
@@ -187,14 +182,20 @@ impl<'a> Attempts<'a> {
                     self.owed = Some(owed);
                     return None;
                 }
+                let pause = retry.map_or(Duration::ZERO, |retry| self.pause(retry));
+                if self.is_late_after(pause) {
+                    return Some(self.out_of_time(target));
+                }
                 if let Err(why) = self.pay(owed, target) {
                     self.worker.metrics.retry_refused();
                     return Some(self.not_again(why, target));
                 }
-                if let Some(retry) = retry
-                    && !Box::pin(self.pause(retry)).await
-                {
-                    return Some(self.out_of_time(target));
+                if !pause.is_zero() {
+                    Box::pin(sleep(pause)).await;
+                }
+                // It would count against the try that it is to make room for.
+                if target.service.limits_requests() {
+                    self.let_go();
                 }
             }
             let uploads = draft.body().is_some_and(|body| !body.is_complete());
@@ -203,9 +204,7 @@ impl<'a> Attempts<'a> {
                 Err(refusal) => return Some(self.refused(refusal, target)),
             };
             let (in_flight, fresh) = self.pick(target)?;
-            if let Some(spare) = self.spare.take() {
-                spare.discard(self.worker);
-            }
+            self.let_go();
             let observed = Observed::begin(target, &in_flight, admitted);
             if self.made > 0 {
                 self.worker.metrics.retried();
@@ -233,7 +232,7 @@ impl<'a> Attempts<'a> {
                     self.tried.push(answered.in_flight().endpoint().id());
                     self.spare = Some(Box::new(answered));
                 }
-                Err(_) if self.is_late() => return Some(self.out_of_time(target)),
+                Err(_) if self.is_late_after(Duration::ZERO) => return Some(self.out_of_time(target)),
                 Err(Failed { failure, .. }) if last || !draft.may_send_again(&failure) => {
                     return Some(Err(failure.answer(target.service.key())));
                 }
@@ -275,11 +274,25 @@ impl<'a> Attempts<'a> {
         !unwanted || !draft.may_send_again(&Failure::Unwanted(status))
     }
 
+    /// An answer for the client, within the limits that are declared.
     fn accept(&mut self, mut answered: Answered) -> Answered {
         if let Some(place) = self.retrying.take() {
             answered.hold(place);
         }
+        if let Some(deadline) = self.deadline {
+            answered.expire_at(deadline);
+        }
+        if let Some(idle) = self.idle {
+            answered.pause_at_most(idle);
+        }
         answered
+    }
+
+    /// Lets go of an answer that is not wanted any more.
+    fn let_go(&mut self) {
+        if let Some(spare) = self.spare.take() {
+            spare.discard(self.worker);
+        }
     }
 
     /// Lets instances be tried again: all, where it was declared how often to try, and else the one that closed the
@@ -316,16 +329,35 @@ impl<'a> Attempts<'a> {
         target: &Target<'_>,
         draft: &mut Draft,
     ) -> Result<Answered, Failed> {
-        let own = self.limits.attempt.map(|limit| Instant::now() + limit);
+        let begun = Instant::now();
+        let own = self.limits.attempt.map(|limit| begun + limit);
         let Some(until) = own.into_iter().chain(self.deadline).min() else {
             return self.attempt(in_flight, fresh, target, draft).await;
         };
         let endpoint = Arc::clone(in_flight.endpoint());
-        let attempted = timeout_at(until, self.attempt(in_flight, fresh, target, draft)).await;
+        let body = draft.body().cloned();
+        let sent = Cell::new(begun);
+        let attempted = {
+            let mut attempt = pin!(timeout_at(until, self.attempt(in_flight, fresh, target, draft)));
+            match body.as_ref().filter(|body| !body.is_complete()) {
+                None => attempt.await,
+                Some(body) => tokio::select! {
+                    biased;
+                    attempted = attempt.as_mut() => attempted,
+                    () = body.completed() => {
+                        sent.set(Instant::now());
+                        attempt.await
+                    }
+                },
+            }
+        };
         attempted.unwrap_or_else(|_| {
-            let waits_for_client = draft.body().is_some_and(|body| body.waits_for_client());
-            let failure = match (waits_for_client, self.has_retry && own == Some(until)) {
-                (true, _) => Failure::Uploading,
+            let is_own = own == Some(until);
+            let limit = until - if is_own { begun } else { Instant::from_std(self.began) };
+            let waits_for_client = body.is_some_and(|body| body.waits_for_client());
+            let is_hurried = waits_for_client || (until - sent.get()) * 2 < limit;
+            let failure = match (is_hurried, is_own && self.has_retry) {
+                (true, _) => Failure::Hurried,
                 (false, true) => Failure::Late,
                 (false, false) => Failure::Timeout,
             };
@@ -333,21 +365,14 @@ impl<'a> Attempts<'a> {
         })
     }
 
-    /// Whether there is time for another try, after a pause.
-    async fn pause(&self, retry: &Retry) -> bool {
-        let pause = retry.pause(self.made, || self.worker.rng.borrow_mut().f64());
-        if self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline) {
-            return false;
-        }
-        if !pause.is_zero() {
-            sleep(pause).await;
-        }
-        true
+    /// How long to wait before another try.
+    fn pause(&self, retry: &Retry) -> Duration {
+        retry.pause(self.made, || self.worker.rng.borrow_mut().f64())
     }
 
-    /// Whether the client is to be told that there is no answer.
-    fn is_late(&self) -> bool {
-        self.deadline.is_some_and(|deadline| Instant::now() >= deadline)
+    /// Whether the client is told by then that there is no answer.
+    fn is_late_after(&self, pause: Duration) -> bool {
+        self.deadline.is_some_and(|deadline| Instant::now() + pause >= deadline)
     }
 
     /// How long the answer's head may take from when the request has been sent.

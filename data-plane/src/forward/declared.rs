@@ -10,7 +10,6 @@ use std::{sync::Arc, time::SystemTime};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, header::LOCATION};
-use tokio::time::Instant;
 use waypost_proto::reason::Reason;
 
 use super::{Reply, attempt::Attempts, draft::Draft, mirror};
@@ -43,21 +42,12 @@ impl<'a> Taken<'a> {
 
     /// Answers it, or says why not; in a way that scripts from elsewhere may read, where the rule allows that.
     async fn marked(&self, draft: &mut Draft, attempts: Attempts<'a>) -> Result<Reply, Answer> {
-        let Some(cors) = &self.rule.filters.cors else { return self.timed(draft, attempts).await };
+        let Some(cors) = &self.rule.filters.cors else { return self.answer(draft, attempts).await };
         if let Some(preflight) = preflight(cors, draft) {
             return Ok(preflight);
         }
         let caller = cors.caller(draft.headers());
-        mark(cors, &caller, self.timed(draft, attempts).await)
-    }
-
-    /// Answers it within the time that the rule gives a request.
-    async fn timed(&self, draft: &mut Draft, attempts: Attempts<'a>) -> Result<Reply, Answer> {
-        let mut answered = self.answer(draft, attempts).await;
-        if let (Some(limit), Ok(Reply::Instance(answered))) = (self.rule.limits.request, &mut answered) {
-            answered.expire_at(Instant::from_std(self.scope.began()) + limit);
-        }
-        answered
+        mark(cors, &caller, self.answer(draft, attempts).await)
     }
 
     async fn answer(&self, draft: &mut Draft, attempts: Attempts<'a>) -> Result<Reply, Answer> {

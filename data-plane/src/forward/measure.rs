@@ -37,7 +37,7 @@ impl Measure {
     /// There is none. `reused`: the connection was there before.
     pub(super) fn failed(mut self, failure: &Failure, reused: bool) {
         match failure {
-            Failure::Unsent | Failure::Full(_) | Failure::Uploading => self.0 = None,
+            Failure::Unsent | Failure::Full(_) | Failure::Hurried => self.0 = None,
             Failure::Closed if reused => self.0 = None,
             Failure::Client(_) => {}
             _ => self.end(Outcome::Failed),

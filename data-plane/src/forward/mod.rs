@@ -84,10 +84,12 @@ async fn forward(scope: &RequestScope, request: Request<ClientBody>) -> Result<R
     entrance::check(&scope.client, table.edge(), draft.host())?;
     let mut attempts = Attempts::new(worker, scope.began());
     loop {
-        let target = match find(scope, &table, &draft)? {
-            Taker::Route(target) => target,
+        let target = match find(scope, &table, &draft) {
+            Ok(Taker::Route(target)) => target,
             // Boxed, so that it does not make every other request's future larger.
-            Taker::Rule(taken) => return Box::pin(taken.serve(draft, attempts)).await,
+            Ok(Taker::Rule(taken)) => return Box::pin(taken.serve(draft, attempts)).await,
+            // There may be an answer from before the route went.
+            Err(answer) => return attempts.spare_or(answer).map(Reply::Instance),
         };
         attempts.admit(&target)?;
         if let Some(outcome) = attempts.run(&target, &mut draft).await {

@@ -26,7 +26,7 @@ pub(super) enum Failure {
     Refused,
     /// The connection ended before there was an answer.
     Closed,
-    /// The instance ended the HTTP/2 stream, or its connection, with an error; or this end did, upon what it sent.
+    /// The instance reset the HTTP/2 stream; or this end did, upon what it sent.
     Reset(h2::Reason),
     /// What came is not HTTP, or not an answer to this request.
     Protocol(String),
@@ -36,8 +36,9 @@ pub(super) enum Failure {
     Late,
     /// The answer is one upon which the route says to try again.
     Unwanted(StatusCode),
-    /// No answer came in time, and the instance waited for the client's body.
-    Uploading,
+    /// No answer came in time, of which the instance had less than half: the client took long to send its body, or other tries
+    /// took the rest.
+    Hurried,
     /// The client's own body ended early.
     Client(BodyFailure),
 }
@@ -60,7 +61,7 @@ impl Failure {
                 replay.idempotent && !replay.body_begun
             }
             // It may be at work, or is answered; asking again would make it worse.
-            Self::Full(_) | Self::Protocol(_) | Self::Timeout | Self::Uploading | Self::Client(_) => false,
+            Self::Full(_) | Self::Protocol(_) | Self::Timeout | Self::Hurried | Self::Client(_) => false,
         }
     }
 
@@ -78,7 +79,7 @@ impl Failure {
     /// (`reused`: it was there before).
     pub(super) fn is_the_servers(&self, reused: bool) -> bool {
         match self {
-            Self::Full(_) | Self::Unsent | Self::Refused | Self::Uploading | Self::Client(_) => false,
+            Self::Full(_) | Self::Unsent | Self::Refused | Self::Hurried | Self::Client(_) => false,
             Self::Closed => !reused,
             _ => true,
         }
@@ -145,11 +146,11 @@ impl Failure {
                     "an instance of service {service} answered with {status}, and none is left to be asked again"
                 ),
             ),
-            Self::Uploading => (
+            Self::Hurried => (
                 Reason::UpstreamTimeout,
                 format!(
-                    "the client was still sending the request's body when the time that service {service} has for an answer \
-                     was over; send it faster, or give it more time"
+                    "there was no answer in the time that service {service} has for one, most of which the request's body took; \
+                     send it faster, or give it more time"
                 ),
             ),
             Self::Client(BodyFailure::Broken) => {
@@ -185,7 +186,7 @@ mod tests {
             (Failure::Protocol(String::new()), [false; 4]),
             (Failure::Full(Full::Pending { most: 1 }), [false; 4]),
             (Failure::Timeout, [false; 4]),
-            (Failure::Uploading, [false; 4]),
+            (Failure::Hurried, [false; 4]),
             (Failure::Client(BodyFailure::Broken), [false; 4]),
         ] {
             let decided = [get, post, put_begun, post_begun].map(|replay| failure.may_retry(replay));

@@ -170,6 +170,11 @@ impl Limiter {
         self.unloaded.store(unloaded, Ordering::Relaxed);
     }
 
+    /// Whether an answer that has not come after so long may still come in the time that answers take.
+    fn is_early(&self, waited: Duration) -> bool {
+        parts(waited) <= self.unloaded.load(Ordering::Relaxed)
+    }
+
     /// Whether an answer that has not come after so long is late.
     fn is_late(&self, waited: Duration) -> bool {
         let unloaded = self.unloaded.load(Ordering::Relaxed);
@@ -221,10 +226,11 @@ impl Turn<'_> {
         }
     }
 
-    /// There is none; `late`: nobody answered in time.
+    /// There is none; `late`: nobody answered in time, which says something where that was longer than answers take.
     pub(crate) fn failed(mut self, late: bool) {
         if let Some((limiter, begun)) = self.end() {
-            limiter.count_out(late.then(|| begun.elapsed()), now);
+            let waited = begun.elapsed();
+            limiter.count_out((late && !limiter.is_early(waited)).then_some(waited), now);
         }
     }
 

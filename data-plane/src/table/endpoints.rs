@@ -222,7 +222,11 @@ impl EndpointState {
 
     /// Requests and upgraded connections to the address that have begun and not ended.
     pub fn in_flight(&self) -> u64 {
-        self.inherited() + (self.hot.requests.load(Ordering::SeqCst) & IN_FLIGHT)
+        self.inherited() + self.own_in_flight()
+    }
+
+    fn own_in_flight(&self) -> u64 {
+        self.hot.requests.load(Ordering::SeqCst) & IN_FLIGHT
     }
 
     /// What of them is in flight through the states before this one.
@@ -237,12 +241,16 @@ impl EndpointState {
         let Some(before) = &*held else { return 0 };
         // In this order, so that a count of 0 is final.
         let is_retired = before.is_draining();
-        let count = before.in_flight();
-        if is_retired && count == 0 {
-            self.hot.succeeds.store(false, Ordering::Relaxed);
-            self.predecessor.store(None);
+        let (own, inherited) = (before.own_in_flight(), before.inherited());
+        if is_retired && own == 0 {
+            // What is before it comes in its place, so that the chain does not grow with every change.
+            let next = before.predecessor.load_full();
+            if next.is_none() {
+                self.hot.succeeds.store(false, Ordering::Relaxed);
+            }
+            self.predecessor.store(next);
         }
-        count
+        own + inherited
     }
 
     /// Lets nobody begin a request any more, once no table that is served by lists it.

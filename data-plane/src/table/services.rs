@@ -192,6 +192,12 @@ impl ServiceTable {
         change == Some(Change::Opens)
     }
 
+    /// Whether its policy limits how many requests are under way, to it or to each instance.
+    pub(crate) fn limits_requests(&self) -> bool {
+        let limits = |traffic: &Arc<Traffic>| traffic.most_requests.is_some();
+        self.traffic.as_ref().is_some_and(limits) || self.all.is_bounded()
+    }
+
     /// Requests under way to its instances.
     pub(crate) fn under_way(&self) -> u64 {
         self.members.iter().map(|member| member.state.load()).sum()

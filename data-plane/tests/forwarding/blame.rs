@@ -2,9 +2,16 @@
 //!
 //! Who is blamed is seen by who is ejected, and by whether the breaker opens.
 
-use std::{sync::atomic::Ordering, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
 use http::{HeaderValue, Request};
+use tokio::time::sleep;
 use waypost_proto::{
     instance::Protocol,
     time::wire_duration,
@@ -18,9 +25,11 @@ use crate::{
     frames::{FrameInstance, INTERNAL_ERROR, RST_STREAM},
     http2::{Http2Instance, client, full},
     policy::{GET, LONG, OK, SHORT, UNAVAILABLE, policy, retry, send, told, with_policy},
-    support::{Client, Instance, Proxy, api, nobody, soon, until},
+    support::{Client, Instance, Proxy, Wire, api, nobody, soon, until},
 };
 
+/// Long enough for an answer on any machine, and short enough to wait for.
+const ENOUGH: Duration = Duration::from_secs(1);
 const POST_HALF: &str = "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\no";
 
 /// Three failures in a row.
@@ -52,17 +61,35 @@ fn times(request: Duration, per_try: Duration) -> TrafficTimeouts {
     }
 }
 
+fn tripping_within(limits: TrafficTimeouts) -> TrafficEntry {
+    TrafficEntry { timeouts: Some(limits), circuit_breaker: Some(tripping()), ..TrafficEntry::default() }
+}
+
+fn standing(proxy: &Proxy) -> ServiceStanding {
+    ServiceStanding::of(proxy.table().service(&api()).expect("it is there"))
+}
+
 fn breaker(proxy: &Proxy) -> Option<String> {
-    ServiceStanding::of(proxy.table().service(&api()).expect("it is there")).breaker
+    standing(proxy).breaker
 }
 
 fn counts(proxy: &Proxy, line: &str) -> bool {
     proxy.metrics.render().lines().any(|found| found == line)
 }
 
-/// An instance that takes requests and says nothing.
-async fn silent() -> Instance {
-    Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} }).await
+/// An instance that takes requests and says nothing, and how many it has taken.
+async fn silent() -> (Instance, Arc<AtomicUsize>) {
+    let seen = Arc::new(AtomicUsize::new(0));
+    let count = Arc::clone(&seen);
+    let script = move |mut wire: Wire, _| {
+        let count = Arc::clone(&count);
+        async move {
+            while wire.request().await.is_some() {
+                count.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+    };
+    (Instance::start(script).await, seen)
 }
 
 async fn begin(proxy: &Proxy, text: &str) -> Client {
@@ -74,15 +101,14 @@ async fn begin(proxy: &Proxy, text: &str) -> Client {
 #[tokio::test]
 async fn an_instance_that_lets_requests_run_out_of_time_is_ejected_and_opens_the_breaker() {
     for limits in [times(SHORT, Duration::ZERO), times(SHORT, SHORT), times(LONG, SHORT)] {
-        let (silent, well) = (silent().await, Instance::answering(OK).await);
+        let ((silent, seen), well) = (silent().await, Instance::answering(OK).await);
         let entry = TrafficEntry { timeouts: Some(limits), ..TrafficEntry::default() };
         let ejecting = TrafficEntry { outlier_detection: Some(ejecting()), ..entry.clone() };
         let proxy = with_policy(&[&silent, &well], ejecting);
-        let mut late = 0;
         for _ in 0..12 {
-            late += usize::from(send(&proxy, GET).await.status == 504);
+            assert!(matches!(send(&proxy, GET).await.status, 200 | 504));
         }
-        assert_eq!(late, 3, "then it is passed over: {limits:?}");
+        assert_eq!(seen.load(Ordering::SeqCst), 3, "then it is passed over: {limits:?}");
         let proxy = with_policy(&[&silent], TrafficEntry { circuit_breaker: Some(tripping()), ..entry });
         assert_eq!(send(&proxy, GET).await.status, 504);
         assert_eq!(told(&send(&proxy, GET).await), (503, Some("circuit_open".to_owned())), "{limits:?}");
@@ -120,19 +146,61 @@ async fn an_instance_that_resets_every_stream_is_ejected() {
 #[tokio::test]
 async fn a_client_that_sends_slowly_is_not_the_instance_s_fault() {
     let instance = Instance::mirror().await;
-    for limits in [times(SHORT, Duration::ZERO), times(LONG, SHORT)] {
-        let entry = TrafficEntry {
-            timeouts: Some(limits),
-            circuit_breaker: Some(tripping()),
-            ..TrafficEntry::default()
-        };
-        let proxy = with_policy(&[&instance], entry);
+    for limits in [times(ENOUGH, Duration::ZERO), times(LONG, ENOUGH)] {
+        let proxy = with_policy(&[&instance], tripping_within(limits));
         let mut client = begin(&proxy, POST_HALF).await;
         let answer = soon("an answer", client.response()).await;
         assert_eq!(told(&answer), (504, Some("upstream_timeout".to_owned())));
         assert_eq!(breaker(&proxy).as_deref(), Some("closed"));
         assert_eq!(send(&proxy, GET).await.status, 200);
     }
+}
+
+#[tokio::test]
+async fn an_instance_that_had_little_of_the_time_is_not_at_fault() {
+    let (instance, _) = silent().await;
+    for limits in [times(ENOUGH, Duration::ZERO), times(LONG, ENOUGH)] {
+        let proxy = with_policy(&[&instance], tripping_within(limits));
+        let mut client = begin(&proxy, POST_HALF).await;
+        sleep(ENOUGH * 3 / 4).await;
+        client.send("k").await;
+        assert_eq!(soon("an answer", client.response()).await.status, 504);
+        assert_eq!(breaker(&proxy).as_deref(), Some("closed"), "{limits:?}");
+        let whole = "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 2\r\n\r\nok";
+        assert_eq!(send(&proxy, whole).await.status, 504);
+        let tripped = breaker(&proxy).expect("one is declared");
+        assert!(tripped.starts_with("open"), "it had all of the time: {tripped}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_to_be_tried_again_makes_room_for_the_try() {
+    let of_service = CircuitBreaker { max_requests: 1, ..CircuitBreaker::default() };
+    let of_instance = CircuitBreaker { max_requests_per_instance: 1, ..CircuitBreaker::default() };
+    for limit in [of_service, of_instance] {
+        let (instance, seen) = Instance::in_turn(&[UNAVAILABLE, OK]).await;
+        let entry = TrafficEntry {
+            retry: Some(retry(1, &[503])),
+            circuit_breaker: Some(limit),
+            ..TrafficEntry::default()
+        };
+        let proxy = with_policy(&[&instance], entry);
+        assert_eq!(send(&proxy, GET).await.status, 200);
+        assert_eq!(seen.load(Ordering::SeqCst), 2);
+    }
+}
+
+#[tokio::test]
+async fn an_instance_that_ends_each_new_connection_cools_down() {
+    let going = FrameInstance::start(|mut frames, _| async move {
+        frames.request().await;
+        frames.go_away(0, INTERNAL_ERROR).await;
+    })
+    .await;
+    let proxy = Proxy::speaking(Protocol::Http2, ServeConfig::default(), &[going.address]);
+    let answer = send(&proxy, "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 1\r\n\r\nx").await;
+    assert_eq!(told(&answer), (502, Some("upstream_closed".to_owned())));
+    assert!(!proxy.endpoint(going.address).cooling_down().is_zero());
 }
 
 #[tokio::test]
@@ -146,7 +214,7 @@ async fn a_request_waits_for_its_answer_from_when_its_body_was_sent() {
     assert_eq!(send(&proxy, GET).await.status, 200, "a slow client takes nobody's turn");
     slow.send("k").await;
     assert_eq!(slow.response().await.status, 200);
-    let silent = silent().await;
+    let (silent, _) = silent().await;
     let proxy = with_policy(&[&silent], entry);
     let shown = || proxy.table().service(&api()).expect("it is there").concurrency();
     let mut waiting = begin(&proxy, POST_HALF).await;
@@ -173,10 +241,15 @@ async fn an_answer_that_may_not_be_tried_again_is_passed_on_as_it_is() {
         timeouts: Some(times(LONG / 2, Duration::ZERO)),
         ..TrafficEntry::default()
     };
-    for entry in [broke, opening, hurried] {
+    for (entry, left) in [(broke, 0), (opening, 99), (hurried, 100)] {
         let before = seen.load(Ordering::SeqCst);
         let proxy = with_policy(&[&instance], entry);
         let answer = send(&proxy, GET).await;
+        assert_eq!(
+            standing(&proxy).retries_left,
+            left,
+            "what is not tried is not paid for, but where the breaker opened"
+        );
         assert_eq!((told(&answer), answer.text()), ((503, None), "busy".to_owned()));
         assert_eq!(seen.load(Ordering::SeqCst), before + 1);
     }
@@ -196,14 +269,19 @@ async fn a_try_that_nobody_is_left_for_is_not_paid_for() {
 #[tokio::test]
 async fn a_call_may_take_as_long_as_it_says() {
     let instance = Http2Instance::start(|_| async {
-        tokio::time::sleep(SHORT * 3).await;
+        sleep(SHORT * 3).await;
         http::Response::new(full("late"))
     })
     .await;
     let mut config = ServeConfig::default();
     config.timeouts.response = SHORT;
-    let proxy = Proxy::speaking(Protocol::Grpc, config, &[instance.address]);
-    for (limit, expected) in [(Some("60S"), 200), (Some("1n"), 504), (None, 504)] {
+    for (protocol, limit, expected) in [
+        (Protocol::Grpc, Some("60S"), 200),
+        (Protocol::Grpc, Some("1n"), 504),
+        (Protocol::Grpc, None, 504),
+        (Protocol::Http2, Some("60S"), 504),
+    ] {
+        let proxy = Proxy::speaking(protocol, config.clone(), &[instance.address]);
         let mut request = Request::get("http://a/api/").body(full("")).expect("a request");
         if let Some(limit) = limit {
             request.headers_mut().insert("grpc-timeout", HeaderValue::from_static(limit));

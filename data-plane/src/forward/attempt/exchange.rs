@@ -96,8 +96,11 @@ impl Attempts<'_> {
         let dialled = dialled.map_err(|error| self.not_connected(error, endpoint))?;
         let (connection, reused) = (dialled.connection, dialled.reused);
         self.count_connection(reused);
-        let limit = self.response_limit().max(headers::grpc_timeout(draft.headers()).unwrap_or_default());
         let speaks_grpc = endpoint.protocol() == Protocol::Grpc || self.rule.is_some_and(|rule| rule.grpc);
+        // A call may take as long as it says itself.
+        let is_call = speaks_grpc || headers::is_grpc(draft.headers());
+        let own = if is_call { headers::grpc_timeout(draft.headers()) } else { None };
+        let limit = self.response_limit().max(own.unwrap_or_default());
         let web = if speaks_grpc { draft.make_grpc() } else { None };
         let request = draft.request(target.strip, endpoint.tls().is_some(), web.as_ref());
         let source = draft.body().cloned();
@@ -149,7 +152,7 @@ fn classify(error: SendError, draft: &mut Draft) -> Failure {
         SendError::Timeout => Failure::Timeout,
         SendError::Protocol(what) => Failure::Protocol(what.into()),
         SendError::Failed(error) if is_refusal(&error) => Failure::Refused,
-        SendError::Failed(error) => match error.reason() {
+        SendError::Failed(error) => match error.reason().filter(|_| error.is_reset()) {
             Some(reason) => Failure::Reset(reason),
             None => Failure::Closed,
         },

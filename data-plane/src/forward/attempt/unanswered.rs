@@ -15,6 +15,8 @@ use crate::{
 impl Attempts<'_> {
     /// What there is when a service that its policy protects gets no more.
     pub(super) fn refused(&mut self, refusal: Refusal, target: &Target<'_>) -> Result<Answered, Answer> {
+        // It was for a try that is not made.
+        self.retrying = None;
         // Where there was a try, what became of it says more.
         let tried = self.last.as_ref().map(|failure| failure.answer(target.service.key()));
         self.spare_or(tried.unwrap_or_else(|| protected(&refusal, target)))

@@ -97,13 +97,18 @@ impl EndpointSet {
         })
     }
 
-    /// Whether a pick would find somebody, who may cool down.
+    /// Whether a pick would find somebody, who may cool down, or be full.
     pub(crate) fn has_open(&self, tried: &[EndpointId]) -> bool {
         let guard = self.guard(&now);
         let is_open = |member: &Arc<EndpointState>| {
-            !member.is_draining() && !tried.contains(&member.id()) && guard.lets(member)
+            !member.is_draining() && !tried.contains(&member.id()) && guard.heeds(member)
         };
         self.members.iter().any(is_open)
+    }
+
+    /// Whether there is a limit of requests under way to each member.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.care.most != u64::MAX
     }
 
     /// Whether so few members are well that those that are not take requests too.

@@ -131,6 +131,12 @@ fn limits_count_what_states_of_the_same_address_before_have_in_flight() {
     let set = EndpointSet::new(vec![Arc::clone(last)], PolicyName::LeastRequest.policy()()).bounded(Some(2));
     let second = set.pick(&[], &mut Rng::with_seed(1)).expect("there is room for one");
     assert!(set.pick(&[], &mut Rng::with_seed(1)).is_none() && set.is_full_at(&[]) == Some(2));
+    let before = last.predecessor.load_full().expect("there is one");
+    assert_eq!(
+        before.id(),
+        states[0].id(),
+        "those between have nothing in flight, and are looked at no more"
+    );
     drop(first);
     assert_eq!(last.load(), 1);
     assert!(set.pick(&[], &mut Rng::with_seed(1)).is_some(), "there is room again");

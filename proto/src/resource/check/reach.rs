@@ -6,7 +6,8 @@
 //! goes first, or a regular expression for every path.
 //!
 //! A rule all of whose matches another rule of its own route takes is an error: no other route's change would ever have
-//! it reached. What another route takes is a warning, since that one may go.
+//! it reached. What another route takes is a warning, since that one may go. So is such a rule of a GRPCRoute: the specification's
+//! own conformance suite has one (`grpcroute-request-header-modifier.yaml`).
 //!
 //! Deliberately absent: whether one regular expression takes all that another one does.
 
@@ -23,7 +24,7 @@ use super::{
     route::{self, Route, Rules},
 };
 use crate::resource::{
-    FieldPath, Finding,
+    FieldPath, Finding, Kind,
     route::{GrpcMatch, HttpMatch, PathMatchType, ValueMatch, ValueMatchType},
 };
 
@@ -287,8 +288,10 @@ impl<'a> Reach<'a> {
         } else {
             narrower(&who, loser, winner)
         };
-        let finding = Finding::error(route::field(loser.place.0), reason).suggest(how);
-        Some(Problem::own(loser.route.manifest.key(), finding))
+        let (key, field) = (loser.route.manifest.key(), route::field(loser.place.0));
+        let is_http = key.kind() == Kind::HttpRoute;
+        let finding = if is_http { Finding::error(field, reason) } else { Finding::warning(field, reason) };
+        Some(Problem::own(key, finding.suggest(how)))
     }
 
     fn problem(
