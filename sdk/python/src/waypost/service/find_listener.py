@@ -13,6 +13,8 @@ A process may listen elsewhere, too: metrics, a debugger. When a socket came say
 5. An ASGI app's only older one, when no newer one has come. A WSGI app is started by its import, in whatever process
    that is, and so waits for its first request instead.
 
+A Unix socket counts like a port: where it is the server's, no other one is taken for it.
+
 Deliberately absent: the sockets themselves; see `listener`.
 """
 
@@ -21,11 +23,14 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from waypost.service.listener import Listener, Name
 
 # A server that binds itself does so at once when the app has started.
 _BINDS_WITHIN = 2.0
+# The file of Gunicorn's control socket, of which workers of some versions (25.1) inherit a copy.
+_CONTROL_SOCKET = "gunicorn.ctl"
 
 
 def _inherits() -> bool:
@@ -49,6 +54,7 @@ class Evidence:
 
     def server(self, found: Sequence[Listener], asked: int | None, waited: float) -> list[Listener]:
         """The server's listener; several where it could be any of them. `asked`: the port of a request."""
+        found = [each for each in found if Path(each.host).name != _CONTROL_SOCKET]
         newer = [each for each in found if each.name not in self.ready]
         older = [each for each in found if each.name in self.ready and each.name in self.before]
         if asked is not None:

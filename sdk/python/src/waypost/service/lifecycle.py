@@ -184,7 +184,9 @@ class Lifecycle:
             found = listeners()
             chosen = self._choose(found, waited)
             if chosen is not None:
-                address = self._settings.address or reachable(chosen, self._planes.addresses)
+                address = self._settings.address
+                if address is None and chosen.port:
+                    address = reachable(chosen, self._planes.addresses)
                 if address is not None:
                     self._listener = chosen
                     return address
@@ -199,13 +201,16 @@ class Lifecycle:
     def _choose(self, found: list[Listener], waited: float) -> Listener | None:
         if self._evidence is None:
             return None
-        is_said = self._settings.address is not None
-        usable = [listener for listener in found if listener.port or is_said]
-        chosen = self._evidence.server(usable, self.port, waited)
-        return chosen[0] if len(chosen) == 1 or (chosen and is_said) else None
+        chosen = self._evidence.server(found, self.port, waited)
+        return chosen[0] if len(chosen) == 1 or (chosen and self._settings.address is not None) else None
 
     def _why_not(self, found: list[Listener], chosen: Listener | None) -> str:
         name = self._settings.name
+        if chosen is not None and not chosen.port:
+            return (
+                f"{name} is not registered: it is served at the Unix socket {chosen.host}, which proxies do not reach; "
+                "say by which address they do with url= or WAYPOST_ADDRESS"
+            )
         if chosen is not None:
             planes = ", ".join(str(plane) for plane in self._planes.addresses)
             return (
@@ -213,10 +218,10 @@ class Lifecycle:
                 f"control plane at {planes} is not known, as its name is not resolved or no way leads there; trying "
                 "again until it is; url= or WAYPOST_ADDRESS can say it instead"
             )
-        ports = [host_port(listener.host, listener.port) for listener in found if listener.port]
-        if ports:
+        if any(listener.port for listener in found):
+            places = [host_port(each.host, each.port) if each.port else f"unix:{each.host}" for each in found]
             return (
-                f"{name} is not registered: this process listens at {', '.join(ports)}, and where the service is "
+                f"{name} is not registered: this process listens at {', '.join(places)}, and where the service is "
                 "served is not known before its first request; say so with url= or WAYPOST_ADDRESS"
             )
         return (
