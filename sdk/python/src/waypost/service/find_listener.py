@@ -34,7 +34,10 @@ _CONTROL_SOCKET = "gunicorn.ctl"
 
 
 def _inherits() -> bool:
-    """Whether this process' server has got its sockets from another process, and binds none."""
+    """Whether this process' server has got its sockets from another process: if so, it has some when the app starts.
+
+    Gunicorn may be imported without serving, by `uvicorn.workers` for one.
+    """
     return "gunicorn.arbiter" in sys.modules
 
 
@@ -57,11 +60,12 @@ class Evidence:
         found = [each for each in found if Path(each.host).name != _CONTROL_SOCKET]
         newer = [each for each in found if each.name not in self.ready]
         older = [each for each in found if each.name in self.ready and each.name in self.before]
+        inherits = self.inherits and (bool(older) or not self.serves)
         if asked is not None:
             matching = [each for each in found if each.port == asked]
-            if matching or not self.inherits:  # a request that has come in nowhere is a test's
+            if matching or not inherits:  # a request that has come in nowhere is a test's
                 return matching[:1]
-        if self.inherits:
+        if inherits:
             return older
         hinted = [each for each in (*newer, *older) if self.hint is not None and each.port == self.hint]
         if hinted:
