@@ -1,8 +1,12 @@
-"""What is taken for the service's address, and what is not: under evidence that is written down here."""
+"""What is taken for the service's address, and what is not; and a signal that comes before it is known."""
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -61,3 +65,34 @@ def test_another_port_is_not_taken_where_the_server_is_at_a_unix_socket(
 def test_gunicorns_control_socket_is_no_servers(address: Callable[..., str | None]) -> None:
     server = Listener("127.0.0.1", 8001, 4)
     assert address(evidence([server, CONTROL], inherits=True), [server, CONTROL]) == "127.0.0.1:8001"
+
+
+# A name server that is away keeps the thread for as long as it likes to.
+NO_NAME_SERVER = """
+import os, signal, socket, threading, time
+import waypost.service.lifecycle as lifecycle
+from waypost.service.settings import Settings
+
+asking, answered, ended = threading.Event(), threading.Event(), []
+lifecycle.reachable = lambda *_: asking.set() or answered.wait() and "127.0.0.1:1"
+signal.signal(signal.SIGTERM, lambda number, frame: ended.append(number))
+service = lifecycle.Lifecycle(Settings("users", registry_url="http://control-plane.internal:7401"), tuple)
+service.start()
+listener = socket.create_server(("127.0.0.1", 0))
+assert asking.wait(30)
+os.kill(os.getpid(), signal.SIGTERM)
+until = time.monotonic() + 30
+while not ended and time.monotonic() < until:
+    time.sleep(0.01)
+assert ended == [signal.SIGTERM], ended
+answered.set()
+service.stop(30)
+assert service.registered is None
+assert ended == [signal.SIGTERM], "once"
+"""
+
+
+def test_a_signal_is_not_held_back_before_anything_can_have_been_registered(tmp_path: Path) -> None:
+    command, environment = [sys.executable, "-c", NO_NAME_SERVER], {**os.environ, "TMPDIR": str(tmp_path)}
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False, env=environment)
+    assert ended.returncode == 0, ended.stderr

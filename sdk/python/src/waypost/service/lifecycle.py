@@ -74,7 +74,7 @@ class Lifecycle:
         """Whether other workers go on: then each answer is the last one on its connection."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._gate = Gate(lambda: self._commands.put("leave"))
+        self._gate = Gate(self._signalled)
         self._thread: threading.Thread | None = None
         self._probe: LoopProbe | None = None
         self._health: Health | None = None
@@ -130,6 +130,14 @@ class Lifecycle:
     def take_signals(self) -> None:
         """Takes the signals where that could not be done before, or where the server has set its own since."""
         self._gate.install()
+
+    def _signalled(self) -> None:
+        """The process is to end. Within a signal's handler: it takes no lock."""
+        self._commands.put("leave")
+        if self._roster is None:
+            # Nothing can have been registered, and nothing will be: there is no drain to wait for. The thread may be
+            # kept by a name server that does not answer.
+            self._gate.open()
 
     def stop(self, timeout: float) -> None:
         """Leaves, and waits for it: the server ends without a signal, or was not told by one."""
