@@ -67,6 +67,18 @@ def test_gunicorns_control_socket_is_no_servers(address: Callable[..., str | Non
     assert address(evidence([server, CONTROL], inherits=True), [server, CONTROL]) == "127.0.0.1:8001"
 
 
+def test_with_url_a_wsgi_app_is_registered_whatever_port_the_front_server_puts_into_a_request(
+    address: Callable[..., str | None],
+) -> None:
+    known = evidence([METRICS], serves=False)
+    assert address(known, [METRICS], said=SAID, port=443) == SAID
+    assert address(known, [METRICS], said=SAID) is None, "it may merely be imported"
+
+
+def test_url_does_not_make_a_service_of_an_asgi_app_in_a_test(address: Callable[..., str | None]) -> None:
+    assert address(evidence([METRICS]), [METRICS], said=SAID, port=80) is None
+
+
 # A name server that is away keeps the thread for as long as it likes to.
 NO_NAME_SERVER = """
 import os, signal, socket, threading, time

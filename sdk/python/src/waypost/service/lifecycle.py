@@ -210,7 +210,12 @@ class Lifecycle:
         if self._evidence is None:
             return None
         chosen = self._evidence.server(found, self.port, waited)
-        return chosen[0] if len(chosen) == 1 or (chosen and self._settings.address is not None) else None
+        if self._settings.address is None:
+            return chosen[0] if len(chosen) == 1 else None
+        if self.port is not None and not self._evidence.serves:
+            # A WSGI app that is called is served; the port in its request may be the front server's (uWSGI).
+            chosen = chosen or found
+        return chosen[0] if chosen else None
 
     def _why_not(self, found: list[Listener], chosen: Listener | None) -> str:
         name = self._settings.name
