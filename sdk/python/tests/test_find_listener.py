@@ -53,6 +53,14 @@ def test_gunicorn_hands_down_the_only_socket_that_counts_whatever_uvicorn_says()
     assert known.server([SERVER, METRICS, OTHER], None, NOW) == [SERVER]
 
 
+def test_a_server_that_binds_is_found_though_gunicorn_is_imported() -> None:
+    known = evidence([], [], hint=SERVER.port, inherits=True)
+    assert known.server([OTHER, SERVER], None, NOW) == [SERVER]
+    assert known.server([OTHER, SERVER], 80, LATER) == [], "a request that has come in nowhere is a test's"
+    master = evidence([], [], serves=False, inherits=True)
+    assert master.server([SERVER], None, LATER) == [], "it has loaded the app for its workers"
+
+
 def test_a_wsgi_app_that_is_imported_takes_nothing_older_before_its_first_request() -> None:
     known = evidence([METRICS], [METRICS], serves=False)
     assert known.server([METRICS], None, LATER) == []

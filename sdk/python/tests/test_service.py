@@ -200,7 +200,7 @@ listener = socket.create_server(("127.0.0.1", 0))
 looks = []
 lifecycle.listeners = lambda: looks.append(1) or listeners()
 app = Service(name="waiting").wsgi(lambda environ, start_response: [b""])
-while len(looks) < 15 and not app._lifecycle.registered:
+while len(looks) < 22 and not app._lifecycle.registered:
     time.sleep(0.01)
 assert not app._lifecycle.registered, "something else listens there"
 list(app({"SERVER_PORT": str(listener.getsockname()[1])}, None))

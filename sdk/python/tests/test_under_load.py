@@ -123,8 +123,14 @@ def test_a_restart_of_the_control_plane_loses_no_request_and_no_service(own_clus
 def test_a_service_that_ends_when_the_control_plane_has_forgotten_it_serves_on_for_a_while(
     own_cluster: Cluster,
 ) -> None:
-    # It is not registered again before it ends, as it does not hear of the loss.
-    server = own_cluster.serve(PIDS.format(name="forgotten", options="heartbeat_interval=1000, drain_timeout=5"))
+    # It is not registered again before it ends, as it does not hear of the loss: nor by the load that it reports.
+    source = """
+import waypost.service.lifecycle
+
+waypost.service.lifecycle.LoopProbe.utilization = lambda _: 0.0
+"""
+    options = "heartbeat_interval=1000, drain_timeout=20"
+    server = own_cluster.serve(source + PIDS.format(name="forgotten", options=options))
     instance = own_cluster.instance("forgotten")
     own_cluster.restart_control_plane()
     eventually("it has forgotten the service", lambda: own_cluster.client.instances("forgotten") == [])

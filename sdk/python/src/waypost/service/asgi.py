@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from waypost.service.lifecycle import Lifecycle
-from waypost.service.listener import Name, bound
+from waypost.service.listener import Name, bound, listeners
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]
@@ -46,7 +46,8 @@ class ServiceMiddleware:
             await self._app(scope, receive, send)
             return
         lifecycle = self._lifecycle
-        if not lifecycle.started and not self._warned:
+        server = scope.get("server")
+        if not lifecycle.started and not self._warned and server and _listens_at(*server):
             self._warned = True
             log.warning(
                 "%s is not registered, though it is served: the lifespan of its app has not begun. An app that is "
@@ -54,7 +55,6 @@ class ServiceMiddleware:
                 "(uvicorn --lifespan off): let it run",
                 lifecycle.name,
             )
-        server = scope.get("server")
         if server:
             lifecycle.port = server[1]
         if scope.get("http_version") == "1.1":
@@ -104,6 +104,11 @@ class ServiceMiddleware:
     async def _stop(self) -> None:
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(None, functools.partial(self._lifecycle.stop, _LATE_LEAVE))
+
+
+def _listens_at(host: str, port: int | None) -> bool:
+    """Whether a request has come in at a socket, and not from a test. A Unix socket is its path, without a port."""
+    return any(each.port == port if port else each.name == (host, 0) for each in listeners())
 
 
 def _hint() -> int | None:

@@ -13,6 +13,8 @@ A process may listen elsewhere, too: metrics, a debugger. When a socket came say
 5. An ASGI app's only older one, when no newer one has come. A WSGI app is started by its import, in whatever process
    that is, and so waits for its first request instead.
 
+A Unix socket counts like a port: where it is the server's, no other one is taken for it.
+
 Deliberately absent: the sockets themselves; see `listener`.
 """
 
@@ -21,15 +23,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from waypost.service.listener import Listener, Name
 
 # A server that binds itself does so at once when the app has started.
 _BINDS_WITHIN = 2.0
+# The file of Gunicorn's control socket, of which workers of some versions (25.1) inherit a copy.
+_CONTROL_SOCKET = "gunicorn.ctl"
 
 
 def _inherits() -> bool:
-    """Whether this process' server has got its sockets from another process, and binds none."""
+    """Whether this process' server has got its sockets from another process: if so, it has some when the app starts.
+
+    Gunicorn may be imported without serving, by `uvicorn.workers` for one.
+    """
     return "gunicorn.arbiter" in sys.modules
 
 
@@ -49,13 +57,15 @@ class Evidence:
 
     def server(self, found: Sequence[Listener], asked: int | None, waited: float) -> list[Listener]:
         """The server's listener; several where it could be any of them. `asked`: the port of a request."""
+        found = [each for each in found if Path(each.host).name != _CONTROL_SOCKET]
         newer = [each for each in found if each.name not in self.ready]
         older = [each for each in found if each.name in self.ready and each.name in self.before]
+        inherits = self.inherits and (bool(older) or not self.serves)
         if asked is not None:
             matching = [each for each in found if each.port == asked]
-            if matching or not self.inherits:  # a request that has come in nowhere is a test's
+            if matching or not inherits:  # a request that has come in nowhere is a test's
                 return matching[:1]
-        if self.inherits:
+        if inherits:
             return older
         hinted = [each for each in (*newer, *older) if self.hint is not None and each.port == self.hint]
         if hinted:

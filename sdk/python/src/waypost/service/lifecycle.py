@@ -74,7 +74,7 @@ class Lifecycle:
         """Whether other workers go on: then each answer is the last one on its connection."""
         self._loop: asyncio.AbstractEventLoop | None = None
         self._commands: queue.SimpleQueue[str] = queue.SimpleQueue()
-        self._gate = Gate(lambda: self._commands.put("leave"))
+        self._gate = Gate(self._signalled)
         self._thread: threading.Thread | None = None
         self._probe: LoopProbe | None = None
         self._health: Health | None = None
@@ -131,6 +131,14 @@ class Lifecycle:
         """Takes the signals where that could not be done before, or where the server has set its own since."""
         self._gate.install()
 
+    def _signalled(self) -> None:
+        """The process is to end. Within a signal's handler: it takes no lock."""
+        self._commands.put("leave")
+        if self._roster is None:
+            # Nothing can have been registered, and nothing will be: there is no drain to wait for. The thread may be
+            # kept by a name server that does not answer.
+            self._gate.open()
+
     def stop(self, timeout: float) -> None:
         """Leaves, and waits for it: the server ends without a signal, or was not told by one."""
         thread = self._thread
@@ -184,7 +192,9 @@ class Lifecycle:
             found = listeners()
             chosen = self._choose(found, waited)
             if chosen is not None:
-                address = self._settings.address or reachable(chosen, self._planes.addresses)
+                address = self._settings.address
+                if address is None and chosen.port:
+                    address = reachable(chosen, self._planes.addresses)
                 if address is not None:
                     self._listener = chosen
                     return address
@@ -199,13 +209,21 @@ class Lifecycle:
     def _choose(self, found: list[Listener], waited: float) -> Listener | None:
         if self._evidence is None:
             return None
-        is_said = self._settings.address is not None
-        usable = [listener for listener in found if listener.port or is_said]
-        chosen = self._evidence.server(usable, self.port, waited)
-        return chosen[0] if len(chosen) == 1 or (chosen and is_said) else None
+        chosen = self._evidence.server(found, self.port, waited)
+        if self._settings.address is None:
+            return chosen[0] if len(chosen) == 1 else None
+        if self.port is not None and not self._evidence.serves:
+            # A WSGI app that is called is served; the port in its request may be the front server's (uWSGI).
+            chosen = chosen or found
+        return chosen[0] if chosen else None
 
     def _why_not(self, found: list[Listener], chosen: Listener | None) -> str:
         name = self._settings.name
+        if chosen is not None and not chosen.port:
+            return (
+                f"{name} is not registered: it is served at the Unix socket {chosen.host}, which proxies do not reach; "
+                "say by which address they do with url= or WAYPOST_ADDRESS"
+            )
         if chosen is not None:
             planes = ", ".join(str(plane) for plane in self._planes.addresses)
             return (
@@ -213,10 +231,10 @@ class Lifecycle:
                 f"control plane at {planes} is not known, as its name is not resolved or no way leads there; trying "
                 "again until it is; url= or WAYPOST_ADDRESS can say it instead"
             )
-        ports = [host_port(listener.host, listener.port) for listener in found if listener.port]
-        if ports:
+        if any(listener.port for listener in found):
+            places = [host_port(each.host, each.port) if each.port else f"unix:{each.host}" for each in found]
             return (
-                f"{name} is not registered: this process listens at {', '.join(ports)}, and where the service is "
+                f"{name} is not registered: this process listens at {', '.join(places)}, and where the service is "
                 "served is not known before its first request; say so with url= or WAYPOST_ADDRESS"
             )
         return (
