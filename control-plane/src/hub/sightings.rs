@@ -37,7 +37,8 @@ const LONGEST_REASON: usize = 256;
 const MOST_NAMES: usize = 10;
 /// The longest time that a report may speak of; what is older says nothing.
 const LONGEST_PERIOD: Duration = Duration::from_secs(60);
-/// With fewer failures, by the last reports of all proxies, nobody is said to fail: what outlier detection begins at, too.
+/// With fewer failures since the last answer nobody is said to fail: what outlier detection begins at, too. They need not come
+/// in one report: balancers send little to who fails.
 const FEWEST_FAILURES: u64 = 5;
 /// What counts as lately where nothing else is asked for.
 pub const LATELY: Duration = Duration::from_secs(10);
@@ -54,6 +55,8 @@ struct Sight {
     reported: Option<Instant>,
     succeeded: u32,
     failed: u32,
+    /// Failures without an answer between them, and without a pause of [`LATELY`].
+    in_a_row: u64,
 }
 
 /// A report, checked.
@@ -160,18 +163,18 @@ impl Sightings {
     pub(super) fn failing(&mut self, now: Instant) -> Vec<Failing> {
         let mut failing = Vec::new();
         for key in std::mem::take(&mut self.troubled) {
-            let sights = self.instances.get(&key).into_iter().flatten();
-            let Some(epoch) = sights.map(|(_, sight)| sight.epoch).max() else { continue };
+            let sights = || self.instances.get(&key).into_iter().flatten().map(|(_, sight)| sight);
+            let Some(epoch) = sights().map(|sight| sight.epoch).max() else { continue };
             let seen = self.of(&key, epoch, LATELY, now);
             if seen.failed == 0 || seen.answering > 0 || seen.succeeded > 0 {
                 continue;
             }
             self.troubled.insert(key.clone());
-            if seen.failed >= FEWEST_FAILURES {
-                let proxies = self.instances[&key].values();
-                let proxies = proxies.filter(|sight| sight.epoch == epoch && sight.failed > 0).count();
-                let proxies = u32::try_from(proxies).unwrap_or(u32::MAX);
-                failing.push(Failing { key, epoch, failed: seen.failed, proxies });
+            let rows = || sights().filter(|sight| sight.epoch == epoch).map(|sight| sight.row_at(now));
+            let failed: u64 = rows().sum();
+            if failed >= FEWEST_FAILURES {
+                let proxies = u32::try_from(rows().filter(|row| *row > 0).count()).unwrap_or(u32::MAX);
+                failing.push(Failing { key, epoch, failed, proxies });
             }
         }
         failing
@@ -219,7 +222,13 @@ impl Sight {
     fn new(epoch: u64) -> Self {
         let health = EndpointHealth::Well;
         let reason = Arc::from("");
-        Self { epoch, health, reason, answered: None, reported: None, succeeded: 0, failed: 0 }
+        Self { epoch, health, reason, answered: None, reported: None, succeeded: 0, failed: 0, in_a_row: 0 }
+    }
+
+    /// How many requests have failed in a row, up to now.
+    fn row_at(&self, now: Instant) -> u64 {
+        let is_late = self.reported.is_none_or(|at| now.saturating_duration_since(at) > LATELY);
+        if is_late { 0 } else { self.in_a_row }
     }
 
     fn take(&mut self, said: &v1::Observation, period: Duration, now: Instant) {
@@ -232,6 +241,8 @@ impl Sight {
             self.answered = None;
         }
         if said.succeeded > 0 || said.failed > 0 {
+            let row = if said.succeeded > 0 { 0 } else { self.row_at(now) + u64::from(said.failed) };
+            self.in_a_row = row;
             (self.reported, self.succeeded, self.failed) = (Some(now), said.succeeded, said.failed);
         }
         self.health = said.health();
@@ -325,6 +336,14 @@ mod tests {
         let mut world = World::new();
         world.say("a", observation(1, 7, 0, 3, ""));
         assert_eq!(world.sightings.failing(world.now), [], "that is too few to say anything");
+        for _ in 0..2 {
+            world.now += SECOND;
+            world.say("a", observation(1, 7, 0, 1, ""));
+        }
+        assert_eq!(world.sightings.failing(world.now)[0].failed, 5, "they need not come in one report");
+        world.say("a", observation(1, 7, 1, 0, ""));
+        world.say("a", observation(1, 7, 0, 3, ""));
+        assert_eq!(world.sightings.failing(world.now), [], "an answer begins anew");
         world.say("b", observation(1, 7, 0, 40, "5 errors in a row"));
         world.say("b", observation(2, 7, 1, 40, ""));
         let failing = Failing { key: key(1), epoch: 7, failed: 43, proxies: 2 };

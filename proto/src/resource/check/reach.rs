@@ -334,7 +334,7 @@ impl<'a> Reach<'a> {
 
 /// How a match that takes every path leaves another one its own.
 fn narrower(who: impl fmt::Display, loser: &Entry<'_>, winner: &Entry<'_>) -> String {
-    let last = Shape { path: Path::Prefix(String::new()), ..winner.shape.clone() };
+    let last = Shape { path: Path::Every, ..winner.shape.clone() };
     if last == loser.shape {
         return format!("delete it, or have {who} take less");
     }
