@@ -8,8 +8,10 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -287,6 +289,11 @@ def test_workers_that_are_replaced_leave_the_instance_registered(shared_cluster:
         assert load.failures == []
 
 
+def has_joined(pid: int) -> bool:
+    """Whether a worker has its file in the folder in which workers find each other."""
+    return any(Path(tempfile.gettempdir()).glob(f"waypost-{os.getuid()}/*/{pid}-*"))
+
+
 def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_cluster: Cluster) -> None:
     process = shared_cluster.serve(PIDS.format(name="ending", options=""), ("uvicorn", "--workers", "2"))
     instance = shared_cluster.instance("ending")
@@ -294,6 +301,7 @@ def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_c
     with contextlib.closing(http.client.HTTPConnection(instance.address, timeout=60)) as connection:
         connection.request("GET", "/pid")
         worker = connection.getresponse().read()
+        eventually("it knows of the others", lambda: has_joined(int(worker)))
         connection.request("GET", "/until/ended")
         eventually("the request is there", (shared_cluster.folder / "ended-asked").exists)
         os.kill(int(worker), signal.SIGTERM)
