@@ -63,6 +63,9 @@ pub struct Args {
     /// How long an instance may take to begin its answer; 0 means forever
     #[arg(long, env = "WAYPOST_REQUEST_TIMEOUT", value_name = "DURATION", default_value = "60s", value_parser = duration)]
     pub request_timeout: Duration,
+    /// How long an answer's head waits for its body where the request can still be sent again; 0 means not at all
+    #[arg(long, env = "WAYPOST_HEAD_HOLD", value_name = "DURATION", default_value = "200ms", value_parser = duration)]
+    pub head_hold: Duration,
     /// How long a body may stand still, in either direction; 0 means forever
     #[arg(long, env = "WAYPOST_STREAM_IDLE_TIMEOUT", value_name = "DURATION", default_value = "5m", value_parser = duration)]
     pub stream_idle_timeout: Duration,
@@ -144,6 +147,7 @@ impl From<Args> for Config {
                     client_idle: args.idle_timeout,
                     connect: args.connect_timeout,
                     response: or_forever(args.request_timeout),
+                    head_hold: args.head_hold,
                     stream_idle: or_forever(args.stream_idle_timeout),
                 },
                 overload: OverloadLimits { requests: args.max_requests, delay: args.max_delay },
@@ -242,6 +246,7 @@ mod tests {
         assert_eq!(config.admin_listen.to_string(), DEFAULT_PROXY_ADMIN_LISTEN);
         assert_eq!(config.serve.timeouts.connect, Duration::from_secs(1));
         assert_eq!(config.serve.timeouts.client_header, Duration::from_secs(10));
+        assert_eq!(config.serve.timeouts.head_hold, Duration::from_millis(200));
         assert_eq!((config.serve.limits.header_bytes, config.serve.limits.headers), (65_536, 100));
         assert_eq!(config.serve.overload, OverloadLimits::default());
         assert_eq!(config.balancer, PolicyName::LeastRequest);
@@ -263,6 +268,8 @@ mod tests {
             read(&["--state-max-age", "0", "--request-timeout", "0", "--drain-deadline", "0"]).expect("good");
         assert_eq!((config.state_max_age, config.drain_deadline), (Duration::ZERO, Duration::ZERO));
         assert_eq!(config.serve.timeouts.response, FOREVER);
+        let config = read(&["--head-hold", "0"]).expect("good");
+        assert_eq!(config.serve.timeouts.head_hold, Duration::ZERO, "no head is held back");
     }
 
     #[test]

@@ -1,14 +1,14 @@
 //! What a proxy says to a control plane, and what it does when that misbehaves: over real sockets, with a
 //! control plane that the test speaks for.
 
-use std::{collections::VecDeque, path::Path, time::SystemTime};
+use std::{collections::VecDeque, net::SocketAddr, path::Path, time::SystemTime};
 
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::{Mutex, mpsc},
     task::{AbortHandle, JoinSet},
-    time::{Duration, Instant, timeout},
+    time::{Duration, Instant, sleep, timeout},
 };
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tonic::{Request, Response, Status, Streaming};
@@ -253,19 +253,39 @@ async fn how_an_instance_answers_is_told_to_who_wants_to_know() {
     session.hello().await;
     session.send_full(&snapshot("h", &[1])).await;
     session.applied().await;
-    let mut client = TcpStream::connect(proxy.traffic_address()).await.expect("it listens");
-    client
-        .write_all(b"GET /users/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
-        .await
-        .expect("it reads");
+    let address = proxy.traffic_address();
+    let answer = ask_for_users(address).await;
+    assert!(answer.contains("upstream_connect"), "nobody listens on port 1: {answer}");
+    // The first cooldown may be over when the proxy looks; those of later requests last longer and longer.
+    tokio::spawn(async move {
+        loop {
+            sleep(Duration::from_millis(50)).await;
+            ask_for_users(address).await;
+        }
+    });
+    let mut failed = 0;
+    loop {
+        let subscribe_request::Kind::Observed(observed) = session.next().await else {
+            panic!("something else")
+        };
+        let [one] = &*observed.instances else { panic!("{observed:?}") };
+        assert_eq!((one.key.clone(), one.epoch, one.succeeded), (Some(key(1).to_wire()), 1, 0));
+        failed += one.failed;
+        if one.health() == v1::EndpointHealth::CoolingDown {
+            assert!(failed > 0 && !one.reason.is_empty(), "{one:?} after {failed} failures");
+            break;
+        }
+    }
+}
+
+/// What the proxy answers to a request for the service.
+async fn ask_for_users(address: SocketAddr) -> String {
+    let mut client = TcpStream::connect(address).await.expect("it listens");
+    let request = b"GET /users/ HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n";
+    client.write_all(request).await.expect("it reads");
     let mut answer = String::new();
     client.read_to_string(&mut answer).await.expect("it answers");
-    assert!(answer.contains("upstream_connect"), "nobody listens on port 1: {answer}");
-    let subscribe_request::Kind::Observed(observed) = session.next().await else { panic!("something else") };
-    let [one] = &*observed.instances else { panic!("{observed:?}") };
-    assert_eq!((one.key.clone(), one.epoch, one.succeeded), (Some(key(1).to_wire()), 1, 0));
-    assert!(one.failed > 0 && !one.reason.is_empty(), "{one:?}");
-    assert_eq!(one.health(), v1::EndpointHealth::CoolingDown);
+    answer
 }
 
 #[tokio::test]
@@ -497,9 +517,11 @@ async fn the_admin_port_tells_of_the_ports_that_a_control_plane_asks_for() {
         v1::DeclaredEntry { id, kind: Some(v1::declared_entry::Kind::Listener(entry)) }
     };
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let ports = [&taken, &free].map(|listener| listener.local_addr().expect("bound").port());
-    drop(free);
+    // It stays taken, so that no other test gets it, and as nobody listens the proxy may.
+    let free = TcpSocket::new_v4().expect("a socket");
+    free.set_reuseaddr(true).expect("a socket");
+    free.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let ports = [taken.local_addr(), free.local_addr()].map(|address| address.expect("bound").port());
     let declared = vec![
         listener("taken", ports[0], v1::ListenerProtocol::Http),
         listener("free", ports[1], v1::ListenerProtocol::Https),

@@ -1,6 +1,6 @@
 //! An instance's answer, from its head to the response that the client gets.
 
-use std::{rc::Rc, time::Duration};
+use std::{future::poll_fn, rc::Rc, time::Duration};
 
 use bytes::Bytes;
 use http::{HeaderMap, Response, StatusCode, Version, response::Parts};
@@ -8,7 +8,7 @@ use tokio::time::Instant;
 use waypost_proto::name::InstanceKey;
 
 use super::{
-    body::{AnswerSource, Bounds, InstanceBody, ResponseBody},
+    body::{AnswerFailure, AnswerSource, Bounds, InstanceBody, ResponseBody},
     draft::Draft,
     retry::Failure,
     websocket,
@@ -93,6 +93,22 @@ impl Answered {
         self.bounds().retries.push(place);
     }
 
+    /// Whether a body is to follow its head, and nothing of it is known to be there.
+    pub(super) fn awaits_body(&self) -> bool {
+        matches!(&self.rest, Rest::Body(source) if source.awaits_body())
+    }
+
+    /// Waits until something of its body is there, or its end.
+    ///
+    /// # Errors
+    /// The connection or the stream ended before.
+    pub(super) async fn begun(&mut self) -> Result<(), AnswerFailure> {
+        match &mut self.rest {
+            Rest::Body(source) => poll_fn(|context| source.poll_begun(context)).await,
+            Rest::Tunnel(_) => Ok(()),
+        }
+    }
+
     fn bounds(&mut self) -> &mut Bounds {
         self.bounds.get_or_insert_default()
     }
@@ -144,7 +160,7 @@ pub(super) fn accept_http1(
     }
     let mut parts = Response::new(()).into_parts().0;
     (parts.status, parts.version) = (answer.status, answer.version);
-    parts.headers = std::mem::take(draft.answer_fields());
+    parts.headers = std::mem::take(draft.room().of(&answer));
     if let Some(reason) = answer.reason {
         parts.extensions.insert(reason);
     }

@@ -5,6 +5,7 @@
 //! replaces its workers closes what the old ones have, new connections among them. Where a route, or the service's policy,
 //! says how often to try, its instances are tried again when all have been.
 
+mod bare;
 mod exchange;
 mod hedge;
 mod observed;
@@ -211,15 +212,21 @@ impl<'a> Attempts<'a> {
             }
             self.made += 1;
             let last = self.made > most;
-            draft.keep((retry.is_some() || self.hedge_after.is_some()) && !last);
+            draft.keep(self.keeps(retry, last));
             let is_plain = self.limits.attempt.is_none() && self.deadline.is_none();
-            let (attempted, observed) =
+            let (attempted, mut observed) =
                 if is_plain && self.hedge_after.is_none() && !observed.waits_for_body() {
                     (self.attempt(in_flight, fresh, target, draft).await, observed)
                 } else {
                     // Boxed, so that it does not make every other request's future larger.
                     Box::pin(self.attempt_hedged(in_flight, fresh, target, draft, observed)).await
                 };
+            let attempted = match attempted {
+                Ok(mut answered) if !last && self.holds_back(&answered, retry, draft) => {
+                    self.begun(&mut answered, &mut observed, draft).await.map(|()| answered)
+                }
+                attempted => attempted,
+            };
             observed.ended(&attempted, target, &self.worker.metrics);
             match attempted {
                 Ok(answered) if self.is_wanted(&answered, retry.filter(|_| !last), draft) => {

@@ -126,6 +126,28 @@ impl AnswerSource {
         })
     }
 
+    /// Whether a body is to follow the head that came, and nothing of it is known to be there.
+    pub(super) fn awaits_body(&self) -> bool {
+        match self {
+            Self::Http1 { connection, .. } => connection.connection.awaits_body(),
+            Self::Http2 { body, .. } => body.awaits_body(),
+        }
+    }
+
+    /// Ready when something of the body is there, or its end.
+    ///
+    /// # Errors
+    /// The connection or the stream ended before.
+    pub(super) fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<Result<(), AnswerFailure>> {
+        Poll::Ready(match self {
+            Self::Http1 { connection, .. } => ready!(connection.connection.poll_begun(context))
+                .map_err(|error| AnswerFailure::Broken(error.into())),
+            Self::Http2 { body, .. } => {
+                ready!(body.poll_begun(context)).map_err(|error| AnswerFailure::Broken(error.into()))
+            }
+        })
+    }
+
     /// Reads off what is left of an answer that nobody gets, so that its connection can be used again: at once what is
     /// there, and the rest in a task of its own.
     pub(super) fn discard(mut self, in_flight: InFlight, worker: Rc<Worker>) {

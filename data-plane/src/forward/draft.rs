@@ -13,14 +13,14 @@ use waypost_proto::reason::Reason;
 use super::{
     client_body::ClientBody,
     grpc_web::GrpcWeb,
-    request_body::{BodySource, ContinueGate, RequestBody},
+    request_body::{BodyFailure, BodySource, ContinueGate, RequestBody},
     retry::{Failure, Replay},
     websocket,
 };
 use crate::{
     answer::Answer,
     headers::{self, HopOptions, Sender},
-    http1::{Connection, Head, Length, Upload},
+    http1::{Connection, Head, Length, Room, Upload},
     serve::RequestScope,
     table::{declared::RequestView, path},
 };
@@ -42,10 +42,18 @@ pub(super) struct Draft {
     web: Option<Box<GrpcWeb>>,
     /// Whether the fields were given away, so that it cannot be sent again.
     given: bool,
-    /// Whether the fields are needed again after an answer has come.
-    keeps: bool,
-    /// An answer's fields in that case; otherwise they take the place of the request's own.
+    keeps: Keeps,
+    /// An answer's fields, where the request's own are kept; otherwise they take the place of those.
     answer: HeaderMap,
+}
+
+/// After which answers the request's fields are needed again.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keeps {
+    None,
+    /// Those whose head came alone.
+    Bare,
+    All,
 }
 
 impl Draft {
@@ -80,7 +88,7 @@ impl Draft {
         let target = parts.uri.into_parts().path_and_query.unwrap_or_else(|| PathAndQuery::from_static("/"));
         let target = normalised(target)?;
         let (method, headers) = (parts.method, parts.headers);
-        let (web, given, keeps, answer) = (None, false, false, HeaderMap::new());
+        let (web, given, keeps, answer) = (None, false, Keeps::None, HeaderMap::new());
         Ok(Self { method, target, host, headers, options, body, stream, web, given, keeps, answer })
     }
 
@@ -107,7 +115,7 @@ impl Draft {
             stream: None,
             web: None,
             given: false,
-            keeps: false,
+            keeps: Keeps::None,
             answer: HeaderMap::new(),
         })
     }
@@ -159,6 +167,11 @@ impl Draft {
         self.body.as_ref()
     }
 
+    /// Why the body ended early, if it did.
+    pub(super) fn body_failure(&self) -> Option<BodyFailure> {
+        self.body.as_ref()?.failure()
+    }
+
     /// Whether the client asks to switch protocols.
     pub(super) fn wants_upgrade(&self) -> bool {
         self.options.upgrade.is_some()
@@ -182,7 +195,8 @@ impl Draft {
     fn replay(&self) -> Replay {
         Replay {
             idempotent: self.method.is_idempotent(),
-            body_begun: self.body.as_ref().is_some_and(|body| body.has_begun()),
+            // What has failed is gone as well: it would end now, as if it were whole.
+            body_begun: self.body.as_ref().is_some_and(|body| body.has_begun() || body.failure().is_some()),
         }
     }
 
@@ -264,15 +278,19 @@ impl Draft {
         &mut self.headers
     }
 
-    /// Says whether there may be another attempt after there was an answer.
-    pub(super) fn keep(&mut self, may_follow: bool) {
+    /// Says after which answers there may be another attempt.
+    pub(super) fn keep(&mut self, after: Keeps) {
         let Replay { idempotent, body_begun } = self.replay();
-        self.keeps = may_follow && idempotent && !body_begun;
+        self.keeps = if idempotent && !body_begun { after } else { Keeps::None };
     }
 
     /// Where an answer's fields go.
-    pub(super) fn answer_fields(&mut self) -> &mut HeaderMap {
-        if self.keeps { &mut self.answer } else { &mut self.headers }
+    pub(super) fn room(&mut self) -> Room<'_> {
+        match self.keeps {
+            Keeps::None => Room { fields: &mut self.headers, bare: None },
+            Keeps::Bare => Room { fields: &mut self.headers, bare: Some(&mut self.answer) },
+            Keeps::All => Room { fields: &mut self.answer, bare: None },
+        }
     }
 
     /// Takes back the fields of a request that was not sent.

@@ -18,6 +18,7 @@ use crate::table::{EndpointState, InFlight, Outcome, Target};
 const GRPC_FAILURES: [&str; 6] = ["2", "4", "8", "13", "14", "15"];
 
 /// A request whose answer is waited for. Dropped without a word it was given up.
+#[derive(Default)]
 pub(super) struct Measure(Option<(Arc<EndpointState>, Instant)>);
 
 impl Measure {

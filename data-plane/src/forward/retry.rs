@@ -26,6 +26,8 @@ pub(super) enum Failure {
     Refused,
     /// The connection ended before there was an answer.
     Closed,
+    /// The answer ended after its head, before anything of its body had come.
+    BrokenOff,
     /// The instance reset the HTTP/2 stream; or this end did, upon what it sent.
     Reset(h2::Reason),
     /// What came is not HTTP, or not an answer to this request.
@@ -57,7 +59,7 @@ impl Failure {
     pub(super) fn may_retry(&self, replay: Replay) -> bool {
         match self {
             Self::Connect(_) | Self::Unsent | Self::Refused => !replay.body_begun,
-            Self::Closed | Self::Reset(_) | Self::Late | Self::Unwanted(_) => {
+            Self::Closed | Self::BrokenOff | Self::Reset(_) | Self::Late | Self::Unwanted(_) => {
                 replay.idempotent && !replay.body_begun
             }
             // It may be at work, or is answered; asking again would make it worse.
@@ -72,7 +74,7 @@ impl Failure {
 
     /// Whether the connection was closed, or the stream, which says nothing of the next one.
     pub(super) fn is_of_the_connection(&self) -> bool {
-        matches!(self, Self::Unsent | Self::Refused | Self::Closed | Self::Reset(_))
+        matches!(self, Self::Unsent | Self::Refused | Self::Closed | Self::BrokenOff | Self::Reset(_))
     }
 
     /// Whether it speaks of the server, and not of the client or of a connection that had been idle for too long
@@ -117,6 +119,13 @@ impl Failure {
                 format!(
                     "an instance of service {service} closed the connection before it answered; whether it has acted on \
                  the request is not known"
+                ),
+            ),
+            Self::BrokenOff => (
+                Reason::UpstreamClosed,
+                format!(
+                    "an answer of an instance of service {service} broke off between its head and its body; whether it has acted \
+                 on the request is not known"
                 ),
             ),
             Self::Protocol(what) => (
@@ -180,6 +189,7 @@ mod tests {
             (Failure::Unsent, [true, true, false, false]),
             (Failure::Refused, [true, true, false, false]),
             (Failure::Closed, [true, false, false, false]),
+            (Failure::BrokenOff, [true, false, false, false]),
             (Failure::Reset(h2::Reason::INTERNAL_ERROR), [true, false, false, false]),
             (Failure::Late, [true, false, false, false]),
             (Failure::Unwanted(StatusCode::SERVICE_UNAVAILABLE), [true, false, false, false]),

@@ -6,7 +6,7 @@
 //!
 //! Deliberately absent: gRPC codes in trailers, which come when the answer has long been passed on.
 
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use waypost_proto::instance::Protocol;
 
@@ -22,13 +22,35 @@ use crate::{
 };
 
 /// One attempt, with the rules by which the endpoint may be ejected. Dropped without a word it was given up, and says nothing.
-pub(super) struct Watch<'a>(Option<(&'a OutlierRules, Option<Instant>)>);
+pub(super) struct Watch<'a>(Option<(&'a OutlierRules, Option<Clock>)>);
+
+/// How long an answer's head takes.
+enum Clock {
+    Runs(Instant),
+    Stands(Duration),
+}
+
+impl Clock {
+    fn elapsed(&self) -> Duration {
+        match self {
+            Self::Runs(since) => since.elapsed(),
+            Self::Stands(took) => *took,
+        }
+    }
+}
 
 impl<'a> Watch<'a> {
     /// Begins where the service's policy asks for it. The clock is asked only where times are compared.
     pub(super) fn begin(target: &Target<'a>) -> Self {
         let rules = target.service.traffic().and_then(|traffic| traffic.health.outliers.as_ref());
-        Self(rules.map(|rules| (rules, rules.times_answers().then(Instant::now))))
+        Self(rules.map(|rules| (rules, rules.times_answers().then(|| Clock::Runs(Instant::now())))))
+    }
+
+    /// There is an answer's head, and more is to be seen before anything is said.
+    pub(super) fn head_came(&mut self) {
+        if let Some((_, Some(clock))) = &mut self.0 {
+            *clock = Clock::Stands(clock.elapsed());
+        }
     }
 
     /// There is an answer's head.
@@ -59,8 +81,8 @@ impl<'a> Watch<'a> {
     }
 
     fn tell(self, endpoint: &EndpointState, failed: bool, metrics: &metrics::Worker) {
-        let Some((rules, begun)) = self.0 else { return };
-        let took = begun.map(|begun| begun.elapsed());
+        let Some((rules, clock)) = self.0 else { return };
+        let took = clock.map(|clock| clock.elapsed());
         if let Some(why) = endpoint.report_answer(failed, took, rules) {
             metrics.ejected(why);
         }

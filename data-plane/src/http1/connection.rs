@@ -19,7 +19,7 @@ use std::{
 };
 
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, StatusCode};
+use http::StatusCode;
 use tokio::{io::AsyncReadExt, task::AbortHandle};
 
 use super::{
@@ -27,7 +27,7 @@ use super::{
     body::{BodyError, Decoder, Framing, Step},
     halves::{self, Reader, Writer},
     request::Head,
-    response::{self, Answer},
+    response::{self, Answer, Room},
     upload::{Upload, UploadError},
 };
 use crate::{
@@ -119,11 +119,11 @@ impl Connection {
     /// is told of a 100.
     ///
     /// # Errors
-    /// There is no answer. `headers` is as it was, unless it is [`ExchangeError::Protocol`].
+    /// There is no answer. The request's own fields are as they were, unless it is [`ExchangeError::Protocol`].
     pub(crate) async fn exchange(
         &mut self,
         upload: Upload,
-        headers: &mut HeaderMap,
+        mut room: Room<'_>,
         limits: ExchangeLimits,
         on_continue: impl Fn(),
     ) -> Result<(Answer, Option<Upload>), ExchangeError> {
@@ -137,7 +137,7 @@ impl Connection {
         let answered = poll_fn(|context| {
             loop {
                 self.poll_sending(&mut sending, context)?;
-                let Poll::Ready(answer) = self.poll_head(headers, context)? else { break };
+                let Poll::Ready(answer) = self.poll_head(&mut room, context)? else { break };
                 if !response::is_interim(answer.status) {
                     return Poll::Ready(Ok(answer));
                 }
@@ -162,7 +162,7 @@ impl Connection {
             self.alarm.poll(deadline, context).map(|()| Err(ExchangeError::Timeout))
         });
         let answer = answered.await?;
-        self.framing = Framing::of(&answer, headers, &method).map_err(protocol)?;
+        self.framing = Framing::of(&answer, room.of(&answer), &method).map_err(protocol)?;
         match sending {
             Sending::Under(_) if answer.status == StatusCode::SWITCHING_PROTOCOLS => {
                 Err(protocol("it switches protocols before it has the request"))
@@ -200,13 +200,13 @@ impl Connection {
 
     fn poll_head(
         &mut self,
-        headers: &mut HeaderMap,
+        room: &mut Room<'_>,
         context: &mut Context<'_>,
     ) -> Result<Poll<Answer>, ExchangeError> {
         loop {
             let length = self.read.len();
             if length > 0 && (self.looked_at == 0 || response::may_be_complete(&self.read, self.looked_at)) {
-                let answer = response::take_head(&mut self.read, headers).map_err(protocol)?;
+                let answer = response::take_head(&mut self.read, room).map_err(protocol)?;
                 if length - if answer.is_some() { self.read.len() } else { 0 } > self.most_head {
                     return Err(protocol(format!("its head has more than {} bytes", self.most_head)));
                 }
@@ -252,6 +252,22 @@ impl Connection {
                 return Poll::Ready(self.framing.decoder.close());
             }
         }
+    }
+
+    /// Whether a body is to follow the head that came, and nothing of it is there yet.
+    pub(crate) fn awaits_body(&self) -> bool {
+        !self.is_body_over() && self.read.is_empty()
+    }
+
+    /// Ready when something of the body is there, or its end.
+    ///
+    /// # Errors
+    /// The connection ended before.
+    pub(crate) fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<Result<(), BodyError>> {
+        if self.awaits_body() && ready!(self.poll_fill(context))? == 0 {
+            self.framing.decoder.close()?;
+        }
+        Poll::Ready(Ok(()))
     }
 
     /// Whether the answer's body has ended.

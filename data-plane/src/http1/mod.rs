@@ -27,6 +27,6 @@ pub(crate) use self::{
     body::Step,
     connection::{Connection, ExchangeError, ExchangeLimits, MOST_INTERIM, UploadTask},
     request::{Head, Length},
-    response::Answer,
+    response::{Answer, Room},
     upload::Upload,
 };

@@ -16,14 +16,31 @@ pub(crate) struct Answer {
     pub(crate) version: Version,
     /// What it says beside the number, where that is not what everybody says.
     pub(crate) reason: Option<ReasonPhrase>,
+    /// Whether its fields are where a bare head's go.
+    pub(crate) bare: bool,
 }
 
-/// Takes a head off the front of what was read. Its fields replace `headers`, unless it is one of those that
+/// Where an answer's fields go.
+pub(crate) struct Room<'a> {
+    /// The place of the request's own, whose memory they take.
+    pub(crate) fields: &'a mut HeaderMap,
+    /// Another place for those of a bare head, which came with nothing after it: its request may have to be sent again.
+    pub(crate) bare: Option<&'a mut HeaderMap>,
+}
+
+impl<'a> Room<'a> {
+    /// The fields of an answer.
+    pub(crate) fn of(self, answer: &Answer) -> &'a mut HeaderMap {
+        self.bare.filter(|_| answer.bare).unwrap_or(self.fields)
+    }
+}
+
+/// Takes a head off the front of what was read. Its fields replace what is in their room, unless it is one of those that
 /// come before the answer itself. `None`: it is not complete.
 ///
 /// # Errors
 /// Says what is wrong with it.
-pub(super) fn take_head(read: &mut BytesMut, headers: &mut HeaderMap) -> Result<Option<Answer>, String> {
+pub(super) fn take_head(read: &mut BytesMut, room: &mut Room<'_>) -> Result<Option<Answer>, String> {
     let mut fields = [const { MaybeUninit::uninit() }; MOST_FIELDS];
     let mut parsed = httparse::Response::new(&mut []);
     let parser = httparse::ParserConfig::default();
@@ -37,11 +54,13 @@ pub(super) fn take_head(read: &mut BytesMut, headers: &mut HeaderMap) -> Result<
     let version = if parsed.version == Some(0) { Version::HTTP_10 } else { Version::HTTP_11 };
     let own_words = parsed.reason.filter(|reason| Some(*reason) != status.canonical_reason());
     let reason = own_words.and_then(|reason| ReasonPhrase::try_from(reason.as_bytes()).ok());
+    let beside = room.bare.as_deref_mut().filter(|_| length == read.len());
+    let bare = beside.is_some();
     if !is_interim(status) {
-        fill(headers, parsed.headers, &read[..length])?;
+        fill(beside.unwrap_or(room.fields), parsed.headers, &read[..length])?;
     }
     read.advance(length);
-    Ok(Some(Answer { status, version, reason }))
+    Ok(Some(Answer { status, version, reason, bare }))
 }
 
 /// Takes a trailer section off the front of what was read. `None`: it is not complete.
@@ -102,7 +121,7 @@ mod tests {
         let mut read = BytesMut::from(text);
         let mut headers = HeaderMap::new();
         headers.insert("x-old", HeaderValue::from_static("1"));
-        let answer = take_head(&mut read, &mut headers)?;
+        let answer = take_head(&mut read, &mut Room { fields: &mut headers, bare: None })?;
         Ok(answer.map(|answer| (answer, headers, String::from_utf8(read.to_vec()).expect("text"))))
     }
 
@@ -125,6 +144,19 @@ mod tests {
             let text = format!("HTTP/1.1 {status}\r\nlink: a\r\n\r\n");
             let (_, headers, _) = take(&text).expect("a head").expect("all of it");
             assert!(headers.contains_key("x-old") && !headers.contains_key("link"), "{status}");
+        }
+    }
+
+    #[test]
+    fn only_a_bare_head_leaves_the_requests_fields_alone() {
+        for (rest, is_bare) in [("", true), ("b", false)] {
+            let mut read = BytesMut::from(&*format!("HTTP/1.1 200 OK\r\nx-new: 1\r\n\r\n{rest}"));
+            let (mut fields, mut bare) = (HeaderMap::new(), HeaderMap::new());
+            fields.insert("x-old", HeaderValue::from_static("1"));
+            let mut room = Room { fields: &mut fields, bare: Some(&mut bare) };
+            let answer = take_head(&mut read, &mut room).expect("a head").expect("all of it");
+            assert!(room.of(&answer).contains_key("x-new"), "before {rest:?}");
+            assert_eq!((answer.bare, fields.contains_key("x-old")), (is_bare, is_bare), "before {rest:?}");
         }
     }
 

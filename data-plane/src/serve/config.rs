@@ -71,6 +71,9 @@ pub struct Timeouts {
     pub connect: Duration,
     /// For an answer's head, from when the request has been sent.
     pub response: Duration,
+    /// For an answer's body to begin before its head is passed on without it, where the request may be sent again. Zero: not
+    /// at all.
+    pub head_hold: Duration,
     /// For the next bytes of a body, in either direction.
     pub stream_idle: Duration,
 }
@@ -82,6 +85,9 @@ impl Default for Timeouts {
             client_idle: Duration::from_secs(75),
             connect: Duration::from_secs(2),
             response: Duration::from_secs(60),
+            // Longer than a server takes from one write to the next where the processor is busy (20 ms and more where the
+            // tests overload it), and less than anybody notices who waits for the head alone.
+            head_hold: Duration::from_millis(200),
             stream_idle: Duration::from_secs(300),
         }
     }

@@ -203,9 +203,11 @@ async fn a_client_that_stalls_in_its_body_is_given_up() {
 
 #[tokio::test]
 async fn a_client_that_goes_away_ends_the_request_at_the_instance() {
+    let (asked, mut request) = oneshot::channel();
     let (seen, mut ended) = oneshot::channel();
     let instance = Instance::start(once(|mut wire: Wire| async move {
         wire.request().await;
+        let _ = asked.send(());
         let _ = wire.rest().await;
         let _ = seen.send(());
     }))
@@ -213,7 +215,7 @@ async fn a_client_that_goes_away_ends_the_request_at_the_instance() {
     let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
     let mut client = proxy.client().await;
     client.send("GET /api/ HTTP/1.1\r\nhost: a\r\n\r\n").await;
-    proxy.until_in_flight(instance.address, 1).await;
+    soon("the request at the instance", &mut request).await.expect("sent");
     drop(client);
     soon("the end at the instance", &mut ended).await.expect("sent");
     proxy.until_in_flight(instance.address, 0).await;

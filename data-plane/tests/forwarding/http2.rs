@@ -236,11 +236,13 @@ async fn many_requests_share_one_connection_to_an_instance() {
 
 #[tokio::test]
 async fn a_stream_that_the_client_resets_ends_at_the_instance() {
+    let (asked, mut ask) = mpsc::unbounded_channel();
     let (ended, mut end) = mpsc::unbounded_channel();
     let instance = Instance::start(move |mut wire, _| {
-        let ended = ended.clone();
+        let (asked, ended) = (asked.clone(), ended.clone());
         async move {
             wire.request().await;
+            let _ = asked.send(());
             let _ = wire.rest().await;
             let _ = ended.send(());
         }
@@ -249,7 +251,7 @@ async fn a_stream_that_the_client_resets_ends_at_the_instance() {
     let proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
     let mut client = client(proxy.address).await;
     let pending = tokio::spawn(client.send_request(get("/api/")));
-    proxy.until_in_flight(instance.address, 1).await;
+    soon("the request at the instance", ask.recv()).await.expect("sent");
     pending.abort();
     soon("the end at the instance", end.recv()).await.expect("sent");
     proxy.until_in_flight(instance.address, 0).await;

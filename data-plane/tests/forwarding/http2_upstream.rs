@@ -275,11 +275,13 @@ async fn a_length_that_is_not_kept_breaks_the_answer() {
 async fn a_client_that_goes_away_resets_the_stream_before_and_after_the_head() {
     for has_begun in [false, true] {
         let (told, mut tell) = mpsc::unbounded_channel();
+        let (asked, mut ask) = mpsc::unbounded_channel();
         let instance = FrameInstance::start(move |mut frames, _| {
-            let told = told.clone();
+            let (told, asked) = (told.clone(), asked.clone());
             async move {
                 // The body goes on, and so does the answer's.
                 let stream = frames.next_of(HEADERS).await.stream;
+                asked.send(()).expect("the test waits");
                 if has_begun {
                     frames.head(stream, &[], 0).await;
                     frames.send(DATA, 0, stream, b"abc").await;
@@ -303,7 +305,8 @@ async fn a_client_that_goes_away_resets_the_stream_before_and_after_the_head() {
             client.head().await;
         } else {
             let answer = tokio::spawn(client.send_request(post(body)));
-            proxy.until_in_flight(instance.address, 1).await;
+            // What has not been sent yet need not be reset.
+            soon("the request", ask.recv()).await.expect("the instance is there");
             answer.abort();
         }
         let told = soon("a reset", tell.recv()).await.expect("the instance is there");
@@ -318,11 +321,15 @@ async fn a_client_that_goes_away_resets_the_stream_before_and_after_the_head() {
 #[tokio::test]
 async fn a_body_that_breaks_off_is_not_taken_for_whole() {
     let (told, mut tell) = mpsc::unbounded_channel();
+    let (asked, mut ask) = mpsc::unbounded_channel();
     let instance = FrameInstance::start(move |mut frames, _| {
-        let told = told.clone();
+        let (told, asked) = (told.clone(), asked.clone());
         async move {
             let reset = loop {
                 let frame = frames.next().await.expect("a frame");
+                if frame.kind == HEADERS {
+                    asked.send(()).expect("the test waits");
+                }
                 assert!(!matches!(frame.kind, DATA | HEADERS) || !frame.ends_stream(), "{frame:?}");
                 if frame.kind == RST_STREAM {
                     break frame;
@@ -335,7 +342,7 @@ async fn a_body_that_breaks_off_is_not_taken_for_whole() {
     let proxy = proxy(&instance);
     let mut client = proxy.client().await;
     client.send("POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 10\r\n\r\nabc").await;
-    proxy.until_in_flight(instance.address, 1).await;
+    soon("the request", ask.recv()).await.expect("the instance is there");
     drop(client);
     assert_eq!(soon("a reset", tell.recv()).await, Some(CANCEL));
 }

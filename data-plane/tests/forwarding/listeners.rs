@@ -79,8 +79,8 @@ async fn a_port_that_is_taken_is_told_and_tried_again() {
     log::keep();
     let instance = Instance::mirror().await;
     let mut proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
-    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
-    let (port, other) = (taken.local_addr().expect("bound").port(), free_port().await);
+    let (port, other) = (free_port().await, free_port().await);
+    let taken = std::net::TcpListener::bind(at(port)).expect("a free port");
     proxy.declare(vec![
         http_listener("taken", port, ""),
         http_listener("other", other, ""),

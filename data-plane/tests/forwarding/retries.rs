@@ -6,12 +6,12 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use waypost_proxy::serve::ServeConfig;
 
-use crate::support::{Instance, Proxy, hasty, nobody, soon};
+use crate::support::{Instance, Proxy, nobody, soon};
 
 /// An instance that reads each request and closes without an answer, and counts them.
 async fn closing() -> (Instance, Arc<AtomicUsize>) {
@@ -27,6 +27,13 @@ async fn closing() -> (Instance, Arc<AtomicUsize>) {
     })
     .await;
     (instance, seen)
+}
+
+/// How many connections could not be made.
+fn refused(proxy: &Proxy) -> u64 {
+    let rendered = proxy.metrics.render();
+    let line = rendered.lines().find(|line| line.starts_with("waypost_upstream_connect_failures_total"));
+    line.and_then(|line| line.rsplit(' ').next()?.parse().ok()).expect("it is counted")
 }
 
 /// Sends the same request many times, each over a connection of its own, and returns the statuses.
@@ -48,8 +55,11 @@ async fn an_instance_that_refuses_is_passed_over_for_every_method() {
         "POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 3\r\n\r\nabc",
     ] {
         let proxy = Proxy::new(ServeConfig::default(), &[down, up.address]);
+        let begun = Instant::now();
         assert_eq!(statuses(&proxy, request, 6).await, [200; 6]);
-        assert!(!proxy.endpoint(down).cooling_down().is_zero(), "the one that refuses is out of the order");
+        // It is tried again after a second at the earliest; in its turn it would be for every second request.
+        let (tried, most) = (refused(&proxy), 1 + begun.elapsed().as_secs());
+        assert!((1..=most).contains(&tried), "{tried} times, at most {most}");
     }
 }
 
@@ -179,9 +189,8 @@ async fn a_get_survives_that_the_only_instance_closes_new_connections_too() {
 async fn an_instance_that_does_not_answer_in_time_is_not_asked_again() {
     let silent = || Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} });
     let (one, other) = (silent().await, silent().await);
-    let mut config = hasty();
-    // The client's connection may be silent for longer.
-    config.timeouts.stream_idle = ServeConfig::default().timeouts.stream_idle;
+    let mut config = ServeConfig::default();
+    config.timeouts.response = Duration::from_millis(300);
     let proxy = Proxy::new(config, &[one.address, other.address]);
     let response = proxy.get("/api/").await;
     assert_eq!((response.status, response.reason().as_deref()), (504, Some("upstream_timeout")));
@@ -193,12 +202,14 @@ async fn an_instance_that_does_not_answer_in_time_is_not_asked_again() {
 #[tokio::test]
 async fn the_time_for_an_answer_begins_when_the_request_has_been_sent() {
     let instance = Instance::mirror().await;
-    let proxy = Proxy::new(hasty(), &[instance.address]);
+    let mut config = ServeConfig::default();
+    config.timeouts.response = Duration::from_secs(1);
+    let proxy = Proxy::new(config, &[instance.address]);
     let mut client = proxy.client().await;
     client.send("POST /api/ HTTP/1.1\r\nhost: a\r\ncontent-length: 6\r\n\r\n").await;
     for _ in 0..6 {
         // Together twice as long as an answer may take.
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        tokio::time::sleep(Duration::from_millis(350)).await;
         client.send("x").await;
     }
     assert_eq!(client.response().await.status, 200);

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::{
     io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     sync::Notify,
     time::timeout,
 };
@@ -435,6 +435,7 @@ impl Instance {
         let task = tokio::spawn(async move {
             while let Ok((socket, _)) = listener.accept().await {
                 let number = counter.fetch_add(1, Ordering::SeqCst);
+                socket.set_nodelay(true).expect("a TCP socket");
                 tokio::spawn(script(Wire::over(socket), number));
             }
         });
@@ -498,24 +499,31 @@ impl Drop for Instance {
     }
 }
 
-/// A port that nobody listens at.
+/// A port to listen at, by sockets that share addresses as servers' do. It stays taken: nobody else is given it.
 pub(crate) async fn free_port() -> u16 {
-    nobody().await.port()
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a socket");
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let port = socket.local_addr().expect("bound").port();
+    std::mem::forget(socket);
+    port
 }
 
-/// An address where nobody listens.
+/// An address where nobody listens, now or later: it stays taken.
 pub(crate) async fn nobody() -> SocketAddr {
-    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a free port");
-    listener.local_addr().expect("bound")
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let address = socket.local_addr().expect("bound");
+    std::mem::forget(socket);
+    address
 }
 
-/// Timeouts that tests can wait for.
+/// Timeouts for clients that tests can wait for.
 pub(crate) fn hasty() -> ServeConfig {
     let mut config = ServeConfig::default();
-    config.timeouts.client_header = Duration::from_millis(300);
+    // What a test sends first must come within it on any machine.
+    config.timeouts.client_header = Duration::from_secs(1);
     config.timeouts.client_idle = Duration::from_millis(300);
-    config.timeouts.connect = Duration::from_millis(300);
-    config.timeouts.response = Duration::from_millis(300);
     config.timeouts.stream_idle = Duration::from_millis(300);
     config
 }

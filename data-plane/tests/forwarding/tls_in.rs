@@ -7,6 +7,7 @@ use std::{
         Arc,
         atomic::{AtomicBool, AtomicUsize, Ordering},
     },
+    time::Instant,
 };
 
 use bytes::Bytes;
@@ -91,12 +92,14 @@ async fn a_name_that_belongs_to_no_listener_is_refused() {
     ])
     .await;
     let client = TlsClient::new(&authority, None);
+    let begun = Instant::now();
     let refused = client.try_connect(proxy.address, "b.example").await.expect_err("no listener");
     assert!(refused.to_string().contains("UnrecognisedName"), "{refused}");
     assert!(client.nameless().try_connect(proxy.address, "a.example").await.is_err());
     until_refused(&proxy, "no_listener", 2).await;
     let port = format!("port={} ", proxy.address.port());
-    assert_eq!(log::lines(&["WARN", "reason=\"no_listener\"", &port]).len(), 1, "one a second");
+    let lines = log::lines(&["WARN", "reason=\"no_listener\"", &port]);
+    assert!((1..=1 + begun.elapsed().as_secs()).contains(&(lines.len() as u64)), "one a second: {lines:?}");
     assert_eq!(client.try_get(proxy.address, "a.example", "/api/").await.expect("an answer").status, 200);
 }
 

@@ -76,7 +76,7 @@ async fn a_tunnel_is_cut_at_the_shutdowns_deadline_and_counted() {
     let instance = echo().await;
     let mut proxy = Proxy::new(ServeConfig::default(), &[instance.address]);
     let mut client = switched(&proxy).await;
-    let stopped = tokio::spawn(proxy.shutdown(Duration::from_millis(300)));
+    let stopped = tokio::spawn(proxy.shutdown(Duration::from_secs(2)));
     client.send("ping").await;
     assert_eq!(client.exactly(4).await, b"ping", "it works until the deadline");
     let report = soon("the shutdown", stopped).await.expect("no panic");

@@ -50,7 +50,7 @@ impl Clients {
         let http2 = [h2load, "-t1", "-c", CONNECTIONS_2, "-m", STREAMS, "-D", &seconds];
         let grpc = ["-d", &*body, "-H", "content-type: application/grpc", "-H", "te: trailers"];
         let (arguments, is_wrk) = match workload {
-            Workload::Http1 | Workload::Tls | Workload::Large => {
+            Workload::Http1 | Workload::Apart | Workload::Tls | Workload::Large => {
                 ([&*self.wrk, "-t1", "-c", CONNECTIONS, "-d", &seconds].to_vec(), true)
             }
             Workload::H2c => (http2.to_vec(), false),

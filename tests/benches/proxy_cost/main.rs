@@ -1,6 +1,6 @@
 //! What a proxied request costs: processor time of Waypost's proxy, nginx, HAProxy and Envoy, in one run.
 //!
-//! Five workloads, with 1,000 services in Waypost's table. Each proxy has one thread, bound to one core; client and
+//! Six workloads, with 1,000 services in Waypost's table. Each proxy has one thread, bound to one core; client and
 //! upstream share another one. The proxies take turns, round by round, so that what the machine does meanwhile hits
 //! all of them; the medians are compared. `WAYPOST_BENCH_WORKLOADS=http1,tls` chooses among the workloads, and
 //! `WAYPOST_BENCH_BEFORE=FILE` has another version of the proxy take turns with this one. What is to be told apart by a few
@@ -34,6 +34,8 @@ const OTHER_CORE: usize = 1;
 enum Workload {
     /// HTTP/1.1 with keep-alive, 1 KB.
     Http1,
+    /// The same from an upstream that writes head and body apart, as nginx does with sendfile(2).
+    Apart,
     /// HTTP/2 over cleartext from the client, HTTP/1.1 to the upstream, 1 KB.
     H2c,
     /// HTTP/1.1 over TLS from the client, cleartext to the upstream, 1 KB; at Waypost by a declared route.
@@ -45,11 +47,12 @@ enum Workload {
 }
 
 impl Workload {
-    const ALL: [Self; 5] = [Self::Http1, Self::H2c, Self::Tls, Self::Grpc, Self::Large];
+    const ALL: [Self; 6] = [Self::Http1, Self::Apart, Self::H2c, Self::Tls, Self::Grpc, Self::Large];
 
     fn name(self) -> &'static str {
         match self {
             Self::Http1 => "http1",
+            Self::Apart => "apart",
             Self::H2c => "h2c",
             Self::Tls => "tls",
             Self::Grpc => "grpc",
@@ -60,6 +63,7 @@ impl Workload {
     fn told(self) -> &'static str {
         match self {
             Self::Http1 => "HTTP/1.1 keep-alive, 1 KB",
+            Self::Apart => "HTTP/1.1 keep-alive, 1 KB, head and body written apart",
             Self::H2c => "HTTP/2 cleartext to HTTP/1.1, 1 KB",
             Self::Tls => "HTTP/1.1 over TLS to cleartext, 1 KB, a declared route",
             Self::Grpc => "unary gRPC, 64 bytes",

@@ -89,6 +89,7 @@ impl Peer {
         let Self { ports, prefixes: (files, grpc), .. } = self;
         let (scheme, port, path) = match workload {
             Workload::Http1 => ("http", ports.http1, format!("{files}/1k")),
+            Workload::Apart => ("http", ports.http1, format!("{files}/apart/1k")),
             Workload::Large => ("http", ports.http1, format!("{files}/256k")),
             Workload::H2c => ("http", ports.h2c, format!("{files}/1k")),
             Workload::Tls => ("https", ports.tls, "/1k".to_owned()),

@@ -29,7 +29,8 @@ impl Upstream {
             fs::write(format!("{root}/{name}"), "x".repeat(size)).expect("a file");
         }
         let [http] = super::peers::free_ports();
-        let server = format!("server {{ listen 127.0.0.1:{http}; root {root}; }}");
+        let apart = format!("location /apart/ {{ alias {root}/; sendfile on; }}");
+        let server = format!("server {{ listen 127.0.0.1:{http}; root {root}; {apart} }}");
         let conf = nginx_conf(site, "upstream", &server);
         let nginx = Server::start("upstream", nginx, &["-c", &conf], http).await;
         Self { http, grpc: echo().await.port(), nginx }

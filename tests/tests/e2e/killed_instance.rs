@@ -20,6 +20,8 @@ use waypost_tests::{
 };
 
 const LEASE: Duration = Duration::from_secs(2);
+/// How much later a busy machine may come to it.
+const LATE: Duration = Duration::from_secs(6);
 const SOON: Duration = Duration::from_secs(20);
 
 async fn process(cluster: &Cluster, instance: &str) -> Process {
@@ -54,7 +56,7 @@ async fn a_killed_instance_costs_no_get_and_leaves_every_table_with_its_lease() 
 
     shops[0].kill9().await;
     let killed = Instant::now();
-    eventually("it is out of every table", LEASE + Duration::from_secs(1), async || {
+    eventually("it is out of every table", LEASE + LATE, async || {
         for proxy in &cluster.proxies {
             let table = waypost_tests::http::get(proxy.admin, "/table").await;
             assert!(table.status.is_success(), "{} {}", table.status, table.text());

@@ -104,7 +104,7 @@ async fn route_first(scene: &Scene) {
 }
 
 async fn timeouts(scene: &Scene) {
-    scene.apply(&policy("one", "timeouts: {request: 200ms}")).await;
+    scene.apply(&policy("one", "timeouts: {request: 1s}")).await;
     assert_eq!(scene.who("any.example", "/one/slow?ms=10000").await, "504 upstream_timeout");
     assert_eq!(scene.who("any.example", "/one/slow?ms=1").await, "one");
 }
@@ -143,7 +143,7 @@ async fn connect(scene: &Scene) {
 }
 
 async fn idle(scene: &Scene) {
-    scene.apply(&policy("one", "timeouts: {idle: 200ms}")).await;
+    scene.apply(&policy("one", "timeouts: {idle: 1s}")).await;
     assert_eq!(scene.who("any.example", "/one/stream?chunks=3&ms=1").await, "one");
     let ask = Ask::get("any.example", "/one/stream?chunks=1&ms=60000");
     let answer = scene.connect(&ask).await.send(&ask).await;
@@ -153,7 +153,7 @@ async fn idle(scene: &Scene) {
 /// Whether somebody is told that the service is overloaded while it answers a request slowly; with what is said.
 async fn overloaded(scene: &Scene, word: &str, spec: &str, beside: usize) -> String {
     scene.apply(&policy("one", spec)).await;
-    let slow = Ask::get("any.example", "/one/slow?ms=3000").header("x-remember", word);
+    let slow = Ask::get("any.example", "/one/slow?ms=6000").header("x-remember", word);
     let slow = scene.send(&slow);
     let refused = async {
         eventually("the slow request arrives", SOON, async || {

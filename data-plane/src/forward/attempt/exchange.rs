@@ -65,8 +65,7 @@ impl Attempts<'_> {
                     gate.open();
                 }
             };
-            let exchanged =
-                connection.connection.exchange(upload, draft.answer_fields(), limits, on_continue).await;
+            let exchanged = connection.connection.exchange(upload, draft.room(), limits, on_continue).await;
             match exchanged {
                 Ok((answer, rest)) => {
                     self.count_connection(reused);
@@ -141,7 +140,7 @@ impl Attempts<'_> {
 }
 
 fn classify(error: SendError, draft: &mut Draft) -> Failure {
-    if let Some(failure) = draft.body().and_then(|body| body.failure()) {
+    if let Some(failure) = draft.body_failure() {
         return Failure::Client(failure);
     }
     match error {

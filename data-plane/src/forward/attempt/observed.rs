@@ -2,7 +2,7 @@
 //!
 //! Deliberately absent: what each makes of it.
 
-use std::{pin::pin, rc::Rc};
+use std::{mem, pin::pin, rc::Rc};
 
 use super::{Failed, Target};
 use crate::{
@@ -67,6 +67,14 @@ impl<'a> Observed<'a> {
             () = body.completed() => self.admitted.turn.begin(),
         }
         attempt.await
+    }
+
+    /// Says that its answer's head has come, to whom only that matters: the head is held back from now on.
+    pub(super) fn head_came(&mut self, answered: &Answered) {
+        let (status, headers) = (answered.status(), answered.headers());
+        mem::take(&mut self.admitted.turn).answered(|| is_failure(status, headers));
+        mem::take(&mut self.measure).answered(status, headers);
+        self.watch.head_came();
     }
 
     /// Says what has become of it.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::*;
 
 fn answer(status: u16, version: Version) -> Answer {
-    Answer { status: StatusCode::from_u16(status).expect("a status"), version, reason: None }
+    Answer { status: StatusCode::from_u16(status).expect("a status"), version, reason: None, bare: false }
 }
 
 fn framing(

@@ -1,6 +1,6 @@
 //! Exchanges over real sockets, with an instance that says what the test wants.
 
-use http::{HeaderValue, Method, Version};
+use http::{HeaderMap, HeaderValue, Method, Version};
 use tokio::{
     io::AsyncWriteExt,
     net::{TcpListener, TcpStream},
@@ -31,7 +31,8 @@ async fn ask(
     let head = Head { method, target: "/", host: &host, headers: &headers, options: &options, length };
     let upload = connection.upload(&head, RequestBody::none());
     let limits = ExchangeLimits { answer: limit, upload: limit };
-    let (answer, rest) = connection.exchange(upload, &mut headers, limits, || {}).await?;
+    let (answer, rest) =
+        connection.exchange(upload, Room { fields: &mut headers, bare: None }, limits, || {}).await?;
     assert!(rest.is_none(), "all was sent");
     Ok((answer, headers))
 }

@@ -21,6 +21,8 @@ use super::{
 /// What an instance answers over a stream.
 pub(crate) struct Http2Body {
     stream: RecvStream,
+    /// The first data, where it was waited for and is yet to be passed on.
+    first: Option<Bytes>,
     /// Bytes to come, where that is known.
     left: Option<u64>,
     /// Bytes that were passed on and may be sent anew.
@@ -57,7 +59,27 @@ impl Http2Body {
             length => (length, State::Data),
         };
         let upload = upload.map(Upload::go_on);
-        Self { stream, left, unreleased: 0, state, upload, permit: Some(permit) }
+        Self { stream, first: None, left, unreleased: 0, state, upload, permit: Some(permit) }
+    }
+
+    /// Whether a body is to follow the head that came, and nothing of it was read yet.
+    pub(crate) fn awaits_body(&self) -> bool {
+        self.state == State::Data && self.first.is_none() && !self.stream.is_end_stream()
+    }
+
+    /// Ready when something of the body is there, or its end.
+    ///
+    /// # Errors
+    /// The stream ended before.
+    pub(crate) fn poll_begun(&mut self, context: &mut Context<'_>) -> Poll<Result<(), h2::Error>> {
+        while self.awaits_body() {
+            match ready!(self.poll_data(context)) {
+                Some(Ok(data)) => self.first = (!data.is_empty()).then_some(data),
+                Some(Err(error)) => return Poll::Ready(Err(error)),
+                None => self.state = State::Trailers,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 
     fn poll_data(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Bytes, h2::Error>>> {
@@ -75,6 +97,9 @@ impl Http2Body {
     }
 
     fn poll_any(&mut self, context: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, h2::Error>>> {
+        if let Some(first) = self.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
         if self.state == State::Data {
             match ready!(self.poll_data(context)) {
                 Some(data) => return Poll::Ready(Some(data.map(Frame::data))),
@@ -111,11 +136,12 @@ impl Body for Http2Body {
     }
 
     fn is_end_stream(&self) -> bool {
-        self.state == State::Over || self.stream.is_end_stream()
+        self.first.is_none() && (self.state == State::Over || self.stream.is_end_stream())
     }
 
     fn size_hint(&self) -> SizeHint {
-        self.left.map_or_else(SizeHint::default, SizeHint::with_exact)
+        let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
+        self.left.map_or_else(SizeHint::default, |left| SizeHint::with_exact(left + first))
     }
 }
 

@@ -73,6 +73,16 @@ impl Frames {
         }
     }
 
+    /// Reads up to the head of the next request: its stream. `None`: the peer is gone.
+    pub(super) async fn begun(&mut self) -> Option<u32> {
+        loop {
+            let frame = self.frame().await?;
+            if frame.kind == HEADERS {
+                return Some(frame.stream);
+            }
+        }
+    }
+
     async fn frame(&mut self) -> Option<Frame> {
         let head = self.bytes(9).await?;
         let length = u32::from_be_bytes([0, head[0], head[1], head[2]]);

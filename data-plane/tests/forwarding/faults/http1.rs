@@ -10,10 +10,10 @@ use waypost_proto::instance::Protocol;
 
 use super::{
     Counts, Got,
-    Sees::{self, BreaksOff, Closed, Own, Whole},
+    Sees::{self, Bare, BreaksOff, Closed, Own, Whole},
     Speaks, all_meet, answered, ask, calm, impatient,
 };
-use crate::support::{Instance, Proxy, Wire, soon};
+use crate::support::{Instance, Proxy, Wire, soon, until};
 
 /// What an instance does for the request that meets its fault, one after the other; then it goes on as if nothing had been.
 #[derive(Clone, Copy)]
@@ -25,6 +25,8 @@ enum Step {
     Drip(&'static str),
     /// The end of the connection.
     Close,
+    /// Awaits that the proxy has read what was sent: a reset takes back what it has not.
+    Heard,
     /// The connection is reset.
     Reset,
 }
@@ -47,6 +49,7 @@ async fn play(mut wire: Wire, steps: &[Step]) -> Option<Wire> {
                 let _ = wire.rest().await;
                 return None;
             }
+            Heard => until("the proxy reads", || unread(&wire) == 0).await,
             Reset => {
                 wire.socket.set_zero_linger().expect("a TCP socket");
                 return None;
@@ -54,6 +57,21 @@ async fn play(mut wire: Wire, steps: &[Step]) -> Option<Wire> {
         }
     }
     Some(wire)
+}
+
+/// How many bytes of what was sent nobody has read, where both ends are on this machine (`proc_net_tcp(5)`).
+fn unread(wire: &Wire) -> u64 {
+    let ends = [wire.socket.local_addr(), wire.socket.peer_addr()];
+    let [from, to] = ends.map(|end| format!(":{:04X}", end.expect("connected").port()));
+    let table = std::fs::read_to_string("/proc/net/tcp").expect("Linux");
+    // What is yet to leave the one, and to be read at the other.
+    let queue = |local: &str, remote: &str, which: usize| {
+        let rows = table.lines().map(|line| line.split_ascii_whitespace().collect::<Vec<_>>());
+        let mut rows = rows.filter(|row| row[1].ends_with(local) && row[2].ends_with(remote));
+        let queues = rows.next().expect("the connection")[4].split(':').nth(which).expect("two queues");
+        u64::from_str_radix(queues, 16).expect("a number")
+    };
+    queue(&from, &to, 0) + queue(&to, &from, 1)
 }
 
 /// An instance that answers each request with its body, or the last segment of its path where it has none, and plays the
@@ -108,18 +126,20 @@ async fn a_connection_that_ends_is_no_end_of_an_answer() {
         ("closed in the head", Closed, vec![Send("HTTP/1.1 200 OK\r\ncontent-len"), Close]),
         ("reset in the head", Closed, vec![Send("HTTP/1.1 200 OK\r\ncontent-len"), Reset]),
         ("closed after a 103", Closed, vec![Send(HINTS), Close]),
-        ("closed after the head", BreaksOff, vec![FOUR, Close]),
-        ("reset after the head", BreaksOff, vec![FOUR, Reset]),
+        ("closed after the head", Bare, vec![FOUR, Close]),
+        ("reset after the head", Bare, vec![FOUR, Heard, Reset]),
         ("closed in a body with a length", BreaksOff, vec![FOUR, Send("ab"), Close]),
-        ("reset in a body with a length", BreaksOff, vec![FOUR, Send("ab"), Reset]),
-        ("closed before the first chunk", BreaksOff, vec![CHUNKED, Close]),
+        ("reset in a body with a length", BreaksOff, vec![FOUR, Send("ab"), Heard, Reset]),
+        ("closed before the first chunk", Bare, vec![CHUNKED, Close]),
         ("closed in a chunk's size", BreaksOff, vec![CHUNKED, Send("2"), Close]),
         ("closed in a chunk", BreaksOff, vec![CHUNKED, Send("4\r\nab"), Close]),
         ("closed between chunks", BreaksOff, vec![CHUNKED, Send("2\r\nab\r\n"), Close]),
-        ("reset between chunks", BreaksOff, vec![CHUNKED, Send("2\r\nab\r\n"), Reset]),
+        ("reset between chunks", BreaksOff, vec![CHUNKED, Send("2\r\nab\r\n"), Heard, Reset]),
         ("closed before the trailers", BreaksOff, vec![CHUNKED, Send("2\r\nab\r\n0\r\n"), Close]),
         ("closed in the trailers", BreaksOff, vec![CHUNKED, Send("2\r\nab\r\n0\r\na: b\r\n"), Close]),
-        ("reset in a body without a length", BreaksOff, vec![TO_THE_END, Send("ab"), Reset]),
+        ("reset before a body without a length", Bare, vec![TO_THE_END, Heard, Reset]),
+        ("reset in a body without a length", BreaksOff, vec![TO_THE_END, Send("ab"), Heard, Reset]),
+        ("closed after the head of a body without a length", Whole(200, ""), vec![TO_THE_END, Close]),
         ("closed after a body without a length", Whole(200, "ab"), vec![TO_THE_END, Send("ab"), Close]),
         ("closed after the answer", Whole(200, "ok"), vec![OK, Close]),
         ("reset after the answer", Whole(200, "ok"), vec![OK, Reset]),

@@ -7,7 +7,7 @@ use waypost_proto::instance::Protocol;
 
 use super::{
     Counts, Got,
-    Sees::{self, BreaksOff, Closed, Own, Refused, Whole},
+    Sees::{self, Bare, BreaksOff, Closed, Own, Refused, Whole},
     Speaks, all_meet, answered, ask, calm,
     frames::*,
     impatient,
@@ -113,7 +113,12 @@ async fn a_stream_that_is_reset_is_no_answer() {
         ("calm before the head", Closed, vec![ResetStream(ENHANCE_YOUR_CALM)]),
         ("an error after a 103", Closed, vec![HINTS, ResetStream(INTERNAL_ERROR)]),
         ("a refusal", Refused, vec![ResetStream(REFUSED_STREAM)]),
-        ("an error after the head", BreaksOff, vec![HEAD, ResetStream(INTERNAL_ERROR)]),
+        ("an error after the head", Bare, vec![HEAD, ResetStream(INTERNAL_ERROR)]),
+        (
+            "an error after a part of no length",
+            Bare,
+            vec![HEAD, Data(0, ""), Heard, ResetStream(INTERNAL_ERROR)],
+        ),
         ("an error in the body", BreaksOff, vec![HEAD, Data(0, "ab"), ResetStream(INTERNAL_ERROR)]),
         ("a cancellation in the body", BreaksOff, vec![HEAD, Data(0, "ab"), ResetStream(CANCEL)]),
         ("a refusal in the body", BreaksOff, vec![HEAD, Data(0, "ab"), ResetStream(REFUSED_STREAM)]),
@@ -122,6 +127,12 @@ async fn a_stream_that_is_reset_is_no_answer() {
             Whole(200, "ab"),
             vec![HEAD, Data(END_STREAM, "ab"), ResetStream(INTERNAL_ERROR)],
         ),
+        (
+            "an error after an empty end",
+            Whole(200, ""),
+            vec![HEAD, Data(END_STREAM, ""), ResetStream(INTERNAL_ERROR)],
+        ),
+        ("trailers and no body", Whole(200, ""), vec![HEAD, Fields(END_STREAM, &[("a", "b")])]),
         (
             "no error after the end",
             Whole(200, "ab"),
@@ -134,7 +145,7 @@ async fn a_stream_that_is_reset_is_no_answer() {
 #[tokio::test]
 async fn no_error_is_no_end_of_an_answer() {
     each(vec![
-        ("no error after the head", BreaksOff, vec![HEAD, ResetStream(NO_ERROR)]),
+        ("no error after the head", Bare, vec![HEAD, ResetStream(NO_ERROR)]),
         ("no error in the body", BreaksOff, vec![HEAD, Data(0, "ab"), ResetStream(NO_ERROR)]),
         (
             "gone without an error in the body",
@@ -175,7 +186,7 @@ async fn a_connection_that_ends_is_no_end_of_an_answer() {
         ("reset before the head", Closed, vec![Reset]),
         ("closed in the head", Closed, vec![Raw(&[0, 0, 20, HEADERS, END_HEADERS, 0, 0, 0, 1, 0x88]), Close]),
         ("closed before the rest of the head", Closed, vec![Frame(HEADERS, 0, None, &[0x88]), Close]),
-        ("closed after the head", BreaksOff, vec![HEAD, Close]),
+        ("closed after the head", Bare, vec![HEAD, Close]),
         ("closed in the body", BreaksOff, vec![HEAD, Data(0, "ab"), Close]),
         ("reset in the body", BreaksOff, vec![HEAD, Data(0, "ab"), Heard, Reset]),
         (
@@ -198,8 +209,8 @@ async fn a_connection_that_ends_is_no_end_of_an_answer() {
 async fn an_answer_of_another_length_than_it_says_breaks_off() {
     let head = Fields(0, &[(":status", "200"), ("content-length", "4")]);
     each(vec![
-        ("too short", BreaksOff, vec![head, Data(END_STREAM, "ab")]),
-        ("too long", BreaksOff, vec![head, Data(END_STREAM, "abcdef")]),
+        ("too short", Bare, vec![head, Data(END_STREAM, "ab")]),
+        ("too long", Bare, vec![head, Data(END_STREAM, "abcdef")]),
         ("too short, with trailers", BreaksOff, vec![head, Data(0, "ab"), Fields(END_STREAM, &[("a", "b")])]),
         (
             "no trailers where some were named",

@@ -4,6 +4,7 @@
 //! connection to the instance and on one that has carried a request before. Whatever becomes of them, those that follow
 //! get their own answers, and a request that the instance may have acted on has come once.
 
+mod bare;
 mod frames;
 mod http1;
 mod http2;
@@ -60,6 +61,9 @@ enum Sees {
     Closed,
     /// The instance has not looked at the request: it is sent again, over another connection.
     Refused,
+    /// The answer has ended before any of its body was there, which is [`Sees::BreaksOff`] unless the request can be sent
+    /// again.
+    Bare,
     /// An answer that breaks off.
     BreaksOff,
     /// The instance's answer.
@@ -98,10 +102,11 @@ const MEETINGS: [Meeting; 4] = [
     Meeting { method: "GET", reused: false, speaks: Speaks::Http1 },
 ];
 
-/// A proxy that refuses nothing because the machine is slow.
+/// A proxy that refuses nothing because the machine is slow, and waits for what a slow instance sends in parts.
 fn calm() -> ServeConfig {
     let mut config = ServeConfig::default();
     config.overload.delay = Duration::ZERO;
+    config.timeouts.head_hold = Duration::from_secs(10);
     config
 }
 
@@ -109,6 +114,7 @@ fn calm() -> ServeConfig {
 fn impatient() -> ServeConfig {
     let mut config = calm();
     config.timeouts.response = Duration::from_secs(2);
+    config.timeouts.head_hold = Duration::from_millis(20);
     // Longer, as it holds for clients' connections, too: they are to see the answer that the other one brings.
     config.timeouts.stream_idle = Duration::from_secs(3);
     config
@@ -122,7 +128,7 @@ async fn all_meet<S: Clone>(
     instance: impl AsyncFn(S, Counts) -> Instance,
 ) {
     let meetings = faults.into_iter().flat_map(|fault| {
-        let count = if matches!(fault.1, Sees::Closed | Sees::Refused) { 4 } else { 2 };
+        let count = if matches!(fault.1, Sees::Closed | Sees::Refused | Sees::Bare) { 4 } else { 2 };
         MEETINGS[..count].iter().map(move |meeting| (fault.clone(), *meeting))
     });
     // Some at a time, as each has a proxy with its threads.
@@ -156,7 +162,7 @@ async fn meet(
     let got = ask(method, 2, speaks).await;
     let sent = counts.requests.load(Ordering::SeqCst) - before;
     // Not a POST: it may have been done; and where it cannot, its body has begun, and is gone.
-    let again = matches!(sees, Sees::Closed | Sees::Refused) && method == "GET";
+    let again = matches!(sees, Sees::Closed | Sees::Refused | Sees::Bare) && method == "GET";
     assert_eq!(
         sent,
         1 + usize::from(again),
@@ -170,7 +176,7 @@ async fn meet(
         _ if again => matches!(got, Got::Whole { status: 200, reason: None, .. }),
         Sees::Own(status, reason) => own(status, reason),
         Sees::Closed | Sees::Refused => own(502, "upstream_closed"),
-        Sees::BreaksOff => got == Got::BrokenOff,
+        Sees::Bare | Sees::BreaksOff => got == Got::BrokenOff,
         Sees::Whole(status, body) => got == Got::Whole { status, reason: None, body: body.to_owned() },
     };
     assert!(as_it_should, "{what}: {got:?} is not {sees:?}, for {meeting:?}");

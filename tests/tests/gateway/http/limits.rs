@@ -27,11 +27,11 @@ async fn rule(scene: &Scene, rule: &str) {
 }
 
 async fn request(scene: &Scene) {
-    rule(scene, "timeouts: {request: 200ms}").await;
+    rule(scene, "timeouts: {request: 1s}").await;
     let begin = Instant::now();
     assert_eq!(scene.who("a.example", "/slow?ms=10000").await, "504 upstream_timeout");
     let took = begin.elapsed();
-    assert!((Duration::from_millis(190)..Duration::from_secs(5)).contains(&took), "{took:?}");
+    assert!((Duration::from_millis(990)..Duration::from_secs(8)).contains(&took), "{took:?}");
     assert_eq!(scene.who("a.example", "/slow?ms=1").await, "one");
 }
 
@@ -44,7 +44,7 @@ async fn backend(scene: &Scene) {
     rule(scene, "timeouts: {backendRequest: 200ms}").await;
     let begin = Instant::now();
     assert_eq!(scene.who("a.example", "/slow?ms=10000").await, "504 upstream_timeout");
-    assert!(begin.elapsed() < Duration::from_secs(5), "{:?}", begin.elapsed());
+    assert!(begin.elapsed() < Duration::from_secs(8), "{:?}", begin.elapsed());
 }
 
 async fn in_time(scene: &Scene) {
