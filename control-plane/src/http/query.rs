@@ -138,10 +138,11 @@ mod tests {
 
     #[test]
     fn switches_and_lengths_of_time_are_checked() {
-        for (query, on) in [("", false), ("dryRun", true), ("dryRun=true", true), ("dryRun=false", false)] {
-            assert_eq!(parameters(query).flag("dryRun"), Ok(on), "{query}");
+        for (query, on) in [("", false), ("dry_run", true), ("dry_run=true", true), ("dry_run=false", false)]
+        {
+            assert_eq!(parameters(query).flag("dry_run"), Ok(on), "{query}");
         }
-        assert_eq!(parameters("dryRun=1").flag("dryRun").expect_err("no switch").value, "1");
+        assert_eq!(parameters("dry_run=1").flag("dry_run").expect_err("no switch").value, "1");
         assert_eq!(parameters("").duration("wait"), Ok(None));
         assert_eq!(parameters("wait=500ms").duration("wait"), Ok(Some(Duration::from_millis(500))));
         assert_eq!(parameters("wait=5").duration("wait").expect_err("5 what?").value, "5");

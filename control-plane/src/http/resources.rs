@@ -119,7 +119,7 @@ fn key(named: Named) -> Result<ResourceKey, Refusal> {
 
 fn change(query: &Parameters, peer: SocketAddr) -> Result<Change, Refusal> {
     let mut checks = Checks::default();
-    let dry_run = checks.take(query.flag("dryRun")).unwrap_or_default();
+    let dry_run = checks.take(query.flag("dry_run")).unwrap_or_default();
     let wait = checks.take(query.duration("wait")).flatten();
     let wait = wait.and_then(|wait| checks.deadline("wait", Some(&wire_duration(wait))));
     let actor = checks.actor("actor", &query.text("actor"), Some(peer));

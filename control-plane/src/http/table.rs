@@ -24,7 +24,7 @@ const TAG: Parameter =
     Parameter::new("tag", Kind::Text, "Only instances that have all of these tags.").repeats();
 const CLIENT: Parameter = Parameter::new("client", Kind::Text, "What the client calls itself.");
 const REASON: Parameter = Parameter::new("reason", Kind::Text, "Why, for the event history.");
-const DRY_RUN: Parameter = Parameter::new("dryRun", Kind::Flag, "Check it and change nothing.");
+const DRY_RUN: Parameter = Parameter::new("dry_run", Kind::Flag, "Check it and change nothing.");
 const WAIT: Parameter = Parameter::new(
     "wait",
     Kind::Duration,

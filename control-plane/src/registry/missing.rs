@@ -31,6 +31,15 @@ pub(super) fn instance(view: &View, key: &InstanceKey) -> Error {
     Error::new(ErrorCode::NotFound, format!("there is no instance {key}: {hint}"))
 }
 
+/// No instance of a service is of the version and has the tags that are wanted.
+pub(super) fn kind(key: &ServiceKey) -> Error {
+    let message = format!(
+        "no instance of service {key} has the version and the tags that are asked for: `waypost instances {key}` lists those \
+         there are"
+    );
+    Error::new(ErrorCode::NotFound, message)
+}
+
 fn did_you_mean(near: &str) -> String {
     format!("did you mean {near}?")
 }

@@ -104,16 +104,20 @@ impl View {
     /// The instances of a service that take traffic: those of the caller's zone first, then by id.
     ///
     /// # Errors
-    /// There is no such service, or none of its instances that match takes traffic.
+    /// There is no such service, none of its instances matches, or none of those that do takes traffic.
     pub fn resolve(&self, request: &v1::ResolveRequest) -> Result<v1::ResolveResponse, Error> {
         let key = ServiceKey::from_wire(request.key.as_ref())?;
         let summary = self.services.get(&key).ok_or_else(|| missing::service(self, &key))?;
+        let is_any = request.version.is_empty() && request.tags.is_empty();
         let matches = |endpoint: &Endpoint| {
-            endpoint.takes_traffic()
-                && (request.version.is_empty() || *endpoint.version == *request.version)
+            (request.version.is_empty() || *endpoint.version == *request.version)
                 && has_tags(&endpoint.tags, &request.tags)
         };
-        let endpoints = self.records_of(&key).map(|record| record.endpoint()).filter(matches);
+        let mut known = self.records_of(&key).map(|record| record.endpoint()).filter(matches).peekable();
+        if !is_any && known.peek().is_none() {
+            return Err(missing::kind(&key));
+        }
+        let endpoints = known.filter(Endpoint::takes_traffic);
         let elsewhere = |endpoint: &Endpoint| !request.zone.is_empty() && *endpoint.zone != *request.zone;
         let (mut near, far): (Vec<Endpoint>, Vec<Endpoint>) =
             endpoints.partition(|endpoint| !elsewhere(endpoint));

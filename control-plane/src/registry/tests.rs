@@ -367,7 +367,7 @@ async fn questions_are_answered_by_what_matches() {
     assert_eq!(resolve("", "").expect("two"), ["a", "b"]);
     assert_eq!(resolve("east", "").expect("two"), ["b", "a"]);
     assert_eq!(resolve("", "2").expect("one"), ["b"]);
-    assert_eq!(resolve("", "3").expect_err("none").code, ErrorCode::Unavailable);
+    assert_eq!(resolve("", "3").expect_err("nobody has it").code, ErrorCode::NotFound);
 
     let summed = view.list_services(&v1::ListServicesRequest::default()).expect("it answers").services;
     assert_eq!((summed.len(), summed[0].up), (2, 2));

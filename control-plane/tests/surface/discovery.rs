@@ -36,6 +36,13 @@ async fn what_is_not_there_is_answered_with_the_nearest_name() {
     let missing = plane.discovery().get_service(request).await.expect_err("there is none");
     assert_eq!(missing.code(), Code::NotFound);
     assert!(missing.message().contains("users"), "{}", missing.message());
+    for (version, tags) in [("2", vec![]), ("", vec!["canary".to_owned()])] {
+        let request =
+            v1::ResolveRequest { key: service("users"), version: version.into(), tags, ..Default::default() };
+        let missing = plane.discovery().resolve(request).await.expect_err("there is none of them");
+        assert_eq!(missing.code(), Code::NotFound, "{}", missing.message());
+        assert!(missing.message().contains("waypost instances users"), "{}", missing.message());
+    }
     let request = v1::GetServiceRequest { key: service("a b") };
     fields(&plane.discovery().get_service(request).await.expect_err("not a name"));
     let request = v1::ListInstancesRequest { state: 99, ..Default::default() };

@@ -48,13 +48,18 @@ impl Plane {
 
     /// One of several over the same store, called `id`.
     pub(crate) async fn replica(store: &Arc<store::Memory>, id: &str) -> Self {
+        Self::replica_with(store, id, Duration::from_millis(300)).await
+    }
+
+    /// The same, waiting so long for who has left.
+    pub(crate) async fn replica_with(store: &Arc<store::Memory>, id: &str, drain_grace: Duration) -> Self {
         let mut options = Options::default();
         options.registry.settle = Duration::ZERO;
-        options.hub.drain_grace = Duration::from_millis(300);
+        options.hub.drain_grace = drain_grace;
         options.replicas = Some(replicas::Options {
             id: id.to_owned(),
-            ttl: Duration::from_secs(1),
-            drain_grace: Duration::from_millis(300),
+            ttl: Duration::from_secs(10),
+            drain_grace,
             ..Default::default()
         });
         Self::start_over(store.clone(), options).await

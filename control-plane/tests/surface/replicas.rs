@@ -17,14 +17,18 @@ use crate::harness::{Plane, Proxy, eventually, fields, spec};
 async fn pair() -> (Arc<Memory>, Plane, Plane) {
     let store = Arc::new(Memory::new());
     let (one, two) = (Plane::replica(&store, "one").await, Plane::replica(&store, "two").await);
-    for plane in [&one, &two] {
+    know_each_other(&one, &two).await;
+    (store, one, two)
+}
+
+async fn know_each_other(one: &Plane, two: &Plane) {
+    for plane in [one, two] {
         eventually("each knows the other", || async {
             let status = plane.status().await;
             status.settled && status.replicas.iter().filter(|replica| replica.reachable).count() == 2
         })
         .await;
     }
-    (store, one, two)
 }
 
 /// Until a replica has seen all that another one has.
@@ -126,7 +130,11 @@ async fn a_drain_asked_of_one_waits_for_the_proxies_of_the_other() {
 
 #[tokio::test]
 async fn a_drain_is_not_missed_by_a_proxy_that_moves_meanwhile() {
-    let (_, one, two) = pair().await;
+    // On any machine, the proxy has moved by then.
+    let (store, grace) = (Arc::new(Memory::new()), Duration::from_secs(2));
+    let one = Plane::replica_with(&store, "one", grace).await;
+    let two = Plane::replica_with(&store, "two", grace).await;
+    know_each_other(&one, &two).await;
     let registered = one.register("users", 9001).await;
     let mut proxy = Proxy::connect(&two, "p", None).await;
     proxy.reach(registered.revision).await;
@@ -146,7 +154,7 @@ async fn a_drain_is_not_missed_by_a_proxy_that_moves_meanwhile() {
     let moved = Proxy::connect(&one, "p", held).await;
     moved.applied(in_flight(&registered, 1)).await;
     // Longer than anybody waits for one who has left.
-    let early = tokio::time::sleep(Duration::from_millis(900));
+    let early = tokio::time::sleep(grace + Duration::from_secs(1));
     tokio::select! {
         () = early => {}
         () = async { while !waiting.is_finished() { tokio::time::sleep(Duration::from_millis(5)).await } } => {
@@ -194,13 +202,13 @@ async fn a_replica_that_is_gone_is_waited_for_until_its_lease_ends_and_no_longer
     let (_, one, two) = pair().await;
     let registered = one.register("users", 9001).await;
     // Nobody listens there, nobody renews: a control plane that was killed.
-    let nobody =
-        std::net::TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address");
+    let nobody = tokio::net::TcpSocket::new_v4().expect("a socket");
+    nobody.bind(([127, 0, 0, 1], 0).into()).expect("a port");
     let killed = InstanceSpec::from_wire(&v1::InstanceSpec {
         namespace: "waypost".into(),
         service: "control-plane".into(),
         id: "killed".into(),
-        address: nobody.to_string(),
+        address: nobody.local_addr().expect("an address").to_string(),
         prefix: Some(String::new()),
         ..Default::default()
     });

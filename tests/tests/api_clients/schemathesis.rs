@@ -8,7 +8,8 @@ use std::{path::Path, process::Stdio, time::Duration};
 
 use serde_json::Value;
 use tokio::{process::Command, time::timeout};
-use waypost_tests::cluster::{ControlPlane, strings};
+use waypost_sdk::Registration;
+use waypost_tests::cluster::{Cluster, ControlPlane, strings};
 
 /// For how long it makes up requests, in seconds, once all operations were asked for.
 const BUDGET: &str = "20";
@@ -19,11 +20,20 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
                       response_headers_conformance,response_schema_conformance,unsupported_method,\
                       allow_header_conformance";
 
+/// What is declared while it asks.
+const ROUTE: &str = "apiVersion: gateway.networking.k8s.io/v1\nkind: HTTPRoute\nmetadata: {name: users}\n\
+                     spec:\n  rules:\n    - backendRefs: [{name: users}]\n";
+
 /// No server error, and no answer that is not documented.
 pub(crate) fn the_document_holds() {
     super::run(async {
-        let control_plane = ControlPlane::start(&strings(&[])).await;
-        let document = format!("http://{}/openapi.json", control_plane.http);
+        // With something to answer: a proxy, an instance that beats, events, and a declared route.
+        let cluster = Cluster::builder().proxies(1).start().await;
+        let registration = Registration::new("users", "127.0.0.1:9001").endpoints(["GET /users/{id}"]);
+        let _registered = cluster.client().register(registration).await.expect("registered");
+        cluster.api().apply(ROUTE).await.expect("applied");
+        cluster.converged().await;
+        let document = format!("http://{}/openapi.json", cluster.control_plane.http);
         // Without a bound in time, which would leave operations out where the machine is slow.
         let report = schemathesis(&document, &["--phases", "examples,coverage"]).await;
         let operations = &report["operations"];
@@ -44,6 +54,8 @@ async fn schemathesis(document: &str, phases: &[&str]) -> Value {
     let folder = tempfile::tempdir().expect("a temporary directory");
     let report = folder.path().join("report.json");
     let mut command = Command::new(super::program("st"));
+    let settings = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/api_clients/schemathesis.toml");
+    command.arg("--config-file").arg(settings);
     command.args(["run", document, "--checks", CHECKS, "--exclude-path", "/v1/watch"]).args(phases);
     command.args(["--continue-on-failure", "--request-timeout", "30", "--no-color"]);
     command.args(["--report", "json", "--report-json-path"]).arg(&report);

@@ -163,7 +163,7 @@ fn parameter(parameter: &Parameter) -> Value {
 #[cfg(test)]
 mod tests {
     use prost::Message;
-    use prost_types::FileDescriptorSet;
+    use prost_types::{FileDescriptorProto, FileDescriptorSet};
 
     use super::*;
 
@@ -186,6 +186,27 @@ mod tests {
         ("StorePlugin", "control planes call it; whoever writes a store serves it"),
     ];
 
+    /// The names of a message's fields.
+    fn fields(files: &[FileDescriptorProto], message: &str) -> Vec<String> {
+        let name = message.rsplit('.').next().unwrap_or_default();
+        let all =
+            files.iter().filter(|file| file.package() == "waypost.v1").flat_map(|file| &file.message_type);
+        let found = all.into_iter().find(|one| one.name() == name).expect("a message of the contract");
+        found.field.iter().map(|field| field.name().to_owned()).collect()
+    }
+
+    fn takes(operation: &Operation, field: &str) -> bool {
+        let in_body = match operation.body {
+            Some(Content::Text(..)) => field == "documents",
+            body => body.is_some(),
+        };
+        // A parameter that repeats is called by what one of them is.
+        let is_named =
+            |one: &Parameter| one.name == field || one.repeats && field == format!("{}s", one.name);
+        // What a key is made of stands in the path, or in the query under its own names.
+        in_body || field == "key" || operation.query.iter().any(is_named)
+    }
+
     #[test]
     fn every_call_of_the_contract_is_an_operation() {
         let files = FileDescriptorSet::decode(waypost_proto::DESCRIPTORS).expect("descriptors").file;
@@ -205,6 +226,9 @@ mod tests {
                 let operation = operation.unwrap_or_else(|| panic!("{what} has no operation {id:?}"));
                 let answer = call.output_type().rsplit('.').next();
                 assert_eq!(message(operation.answer), answer, "{what} answers something else");
+                for field in fields(&files, call.input_type()) {
+                    assert!(takes(operation, &field), "{what} does not take {field:?}");
+                }
                 calls += 1;
             }
         }

@@ -220,9 +220,9 @@ fn one(field: &FieldDescriptorProto) -> Value {
         Type::Int32 | Type::Sint32 | Type::Sfixed32 => json!({ "type": "integer", "format": "int32" }),
         Type::Uint32 | Type::Fixed32 => json!({ "type": "integer", "minimum": 0, "maximum": u32::MAX }),
         Type::Int64 | Type::Sint64 | Type::Sfixed64 => {
-            json!({ "type": "string", "pattern": "^-?[0-9]{1,18}$" })
+            json!({ "type": "string", "pattern": "^-?[0-9]{1,19}$" })
         }
-        Type::Uint64 | Type::Fixed64 => json!({ "type": "string", "pattern": "^[0-9]{1,19}$" }),
+        Type::Uint64 | Type::Fixed64 => json!({ "type": "string", "pattern": "^[0-9]{1,20}$" }),
         Type::Message | Type::Group | Type::Enum => match field.type_name() {
             ".google.protobuf.Timestamp" => json!({ "type": "string", "format": "date-time" }),
             ".google.protobuf.Duration" => {

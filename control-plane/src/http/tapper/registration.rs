@@ -95,7 +95,19 @@ impl Registration {
         let prefix = service.prefix.as_deref().filter(|prefix| !prefix.trim_matches('/').is_empty());
         let outside =
             service.routes.iter().filter(|route| prefix.is_none_or(|prefix| !is_below(prefix, &route.path)));
-        let endpoints = outside.flat_map(Route::endpoints).collect();
+        let mut endpoints = Vec::new();
+        for route in outside {
+            match route.template() {
+                Some(path) => endpoints.extend(route.methods.iter().map(|method| format!("{method} {path}"))),
+                None => {
+                    tracing::warn!(
+                        service = service.name,
+                        path = route.path,
+                        "no proxy can match this route: left out"
+                    );
+                }
+            }
+        }
         // Tapper reaches a service by its routes alone; one that has none is reached by its name, as ours are.
         let prefix = prefix
             .map_or_else(|| (!service.routes.is_empty()).then(String::new), |prefix| Some(prefix.to_owned()));
@@ -165,15 +177,19 @@ impl Registration {
 }
 
 impl Route {
-    /// The templates that proxies match by: a segment that none can express stands for any segment.
-    fn endpoints(&self) -> impl Iterator<Item = String> + '_ {
-        let exact = format!("GET {}", self.path).parse::<EndpointTemplate>().is_ok();
+    /// The template that proxies match by: a segment that none can express stands for any segment. None where no template
+    /// can say the path, as where a parameter of several segments is not the end. What is no path at all is left to whoever
+    /// checks it.
+    fn template(&self) -> Option<String> {
+        let is_template = |path: &str| format!("GET {path}").parse::<EndpointTemplate>().is_ok();
         let wider = self.path.split('/').map(|segment| {
-            let mixed = segment.contains('{') && !(segment.starts_with('{') && segment.ends_with('}'));
-            if mixed { "{any}" } else { segment }
+            let name = segment.strip_prefix('{').and_then(|rest| rest.strip_suffix('}'));
+            let mixed = segment.contains('{') && name.is_none_or(|name| name.contains(['{', '}']));
+            if mixed && !segment.contains(":path}") { "{any}" } else { segment }
         });
-        let path = if exact { self.path.clone() } else { wider.collect::<Vec<_>>().join("/") };
-        self.methods.iter().map(move |method| format!("{method} {path}"))
+        let path =
+            if is_template(&self.path) { self.path.clone() } else { wider.collect::<Vec<_>>().join("/") };
+        (is_template(&path) || !path.starts_with('/')).then_some(path)
     }
 
     /// Reads `METHOD /path/{}`; parameters get names, which clients need.

@@ -58,7 +58,7 @@ async fn an_instance_comes_stays_and_goes() {
     let (_, resolved) = call(&plane, "GET", "/v1/resolve?service=users&zone=here", "").await;
     assert_eq!(resolved["instances"][0]["address"], "127.0.0.1:9001");
     let (status, missing) = call(&plane, "GET", "/v1/resolve?service=users&version=9", "").await;
-    assert_eq!((status, &missing["code"]), (503, &"unavailable".into()));
+    assert_eq!((status, &missing["code"]), (404, &"not_found".into()));
 
     let path = "/v1/instances/default/users/127.0.0.1:9001";
     let (status, stale) = call(&plane, "DELETE", &format!("{path}?epoch=1"), "").await;

@@ -22,7 +22,7 @@ async fn resources_live_at_their_paths() {
     }
     let shop = "/v1/resources/HTTPRoute/default/shop";
     let changed = route("shop", "/store");
-    let (_, answer) = json(&plane, "POST", "/v1/resources?dryRun", &changed).await;
+    let (_, answer) = json(&plane, "POST", "/v1/resources?dry_run", &changed).await;
     assert_eq!(answer["resources"][0]["outcome"], "APPLY_OUTCOME_CONFIGURED");
     let (_, answer) = json(&plane, "POST", "/v1/resources?wait=10s", &changed).await;
     assert_eq!(answer["resources"][0]["generation"], "2");
@@ -50,7 +50,7 @@ async fn what_is_wrong_is_told_with_its_place() {
     assert!(field.starts_with("body:8:") && field.ends_with("spec.listeners[0].port"), "{field}");
     for (method, path, field) in [
         ("PUT", "/v1/resources?dryrun=true", "dryrun"),
-        ("PUT", "/v1/resources?dryRun=yes", "dryRun"),
+        ("PUT", "/v1/resources?dry_run=yes", "dry_run"),
         ("PUT", "/v1/resources?wait=soon", "wait"),
         ("PUT", "/v1/resources?wait=2h", "wait"),
         ("PUT", "/v1/resources", "documents"),

@@ -20,14 +20,40 @@ fn routes(paths: &[&str]) -> serde_json::Value {
 
 #[test]
 fn routes_without_a_prefix_are_claimed_as_they_are() {
-    let paths = ["/users/{user_id:int}", "/files/{rest:path}", "/v{version}/users", "/users/"];
+    let paths = [
+        "/users/{user_id:int}",
+        "/files/{rest:path}",
+        "/v{version}/users",
+        "/users/",
+        "/{from}-{to}/days",
+        // What cannot be said must not cost the others.
+        "/files/{rest:path}/raw",
+        "/f{rest:path}",
+        "/two words",
+        "/gr\u{fc}n",
+        "/twice//",
+        "/all*",
+    ];
     let sent = registration(serde_json::json!({ "routes": routes(&paths) }));
     let spec = sent.to_spec().expect("a good one");
     assert_eq!(spec.prefix.as_deref(), Some(""), "its name is no path");
     assert_eq!(
         spec.endpoints,
-        ["GET /users/{user_id:int}", "GET /files/{rest:path}", "GET /{any}/users", "GET /users/"]
+        [
+            "GET /users/{user_id:int}",
+            "GET /files/{rest:path}",
+            "GET /{any}/users",
+            "GET /users/",
+            "GET /{any}/days"
+        ]
     );
+}
+
+#[test]
+fn what_is_no_path_is_not_left_out_but_refused() {
+    let spec =
+        registration(serde_json::json!({ "routes": routes(&["users"]) })).to_spec().expect("an address");
+    assert_eq!(spec.endpoints, ["GET users"], "whoever checks it says what is wrong");
 }
 
 #[test]
