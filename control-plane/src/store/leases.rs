@@ -9,6 +9,7 @@
 //! Deliberately absent: a clock, and what is leased.
 
 use std::{
+    cmp::Ordering,
     collections::{BTreeMap, BTreeSet},
     time::{Duration, Instant},
 };
@@ -22,10 +23,22 @@ use super::{Lapsed, record::first_key};
 pub enum Renewal {
     /// The lease lives for its full length again.
     Renewed,
-    /// There is no such lease.
+    /// There is no such lease, or one of an older epoch: the store has lost the beat's own.
     Unknown,
-    /// The lease lives under another epoch.
+    /// The lease lives under a newer epoch.
     Stale,
+}
+
+impl Renewal {
+    /// What becomes of a beat under one epoch where the lease has another, or the same. Epochs only grow: one that is
+    /// newer than the lease's is from a time that the store has lost, and nobody has taken its place.
+    pub fn of(beaten: u64, held: u64) -> Self {
+        match beaten.cmp(&held) {
+            Ordering::Equal => Self::Renewed,
+            Ordering::Less => Self::Stale,
+            Ordering::Greater => Self::Unknown,
+        }
+    }
 }
 
 /// How a lease stands.
@@ -78,7 +91,7 @@ impl Leases {
     pub(super) fn renew(&mut self, key: &InstanceKey, epoch: u64, now: Instant) -> Renewal {
         match self.leases.get_mut(key) {
             None => Renewal::Unknown,
-            Some(lease) if lease.epoch != epoch => Renewal::Stale,
+            Some(lease) if lease.epoch != epoch => Renewal::of(epoch, lease.epoch),
             Some(lease) => {
                 let deadline = now + lease.ttl;
                 if deadline < lease.queued {
@@ -218,7 +231,8 @@ mod tests {
                     Input::Renew { key: number, epoch } => {
                         let expected = match model.get_mut(&key(number)) {
                             None => Renewal::Unknown,
-                            Some((held, ..)) if *held != epoch => Renewal::Stale,
+                            Some((held, ..)) if *held > epoch => Renewal::Stale,
+                            Some((held, ..)) if *held < epoch => Renewal::Unknown,
                             Some((_, ttl, deadline)) => {
                                 *deadline = at + *ttl;
                                 Renewal::Renewed

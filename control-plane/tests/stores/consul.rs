@@ -180,7 +180,7 @@ async fn open(url: &str, options: &StoreOptions) -> Arc<dyn Store> {
 
 /// Fails soon where Consul does not answer.
 fn impatient() -> StoreOptions {
-    StoreOptions { timeout: Duration::from_secs(1), ..StoreOptions::default() }
+    StoreOptions { timeout: Duration::from_secs(3), ..StoreOptions::default() }
 }
 
 fn record(key: &str, epoch: u64) -> Record {

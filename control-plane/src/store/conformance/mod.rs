@@ -290,9 +290,10 @@ async fn leases_lapse_and_come_back(fixture: &Fixture) {
     let ttl = fixture.ttl();
     let held = fixture.record("users/a", 2);
     let revision = fixture.committed(put(held.clone(), None)).await;
-    let beats = [(key("users/a"), 2), (key("users/a"), 1), (key("users/b"), 1)];
+    let beats = [(key("users/a"), 2), (key("users/a"), 1), (key("users/a"), 3), (key("users/b"), 1)];
     let renewals = fixture.store.renew(&beats, fixture.now()).await;
-    assert_eq!(renewals, Ok(vec![Renewal::Renewed, Renewal::Stale, Renewal::Unknown]));
+    let expected = vec![Renewal::Renewed, Renewal::Stale, Renewal::Unknown, Renewal::Unknown];
+    assert_eq!(renewals, Ok(expected), "only a newer epoch makes one stale");
     assert_eq!(fixture.load().await.revision, revision, "a beat makes no revision");
     assert!(fixture.is_conflict(remove(&held, revision, true, fixture.now())).await, "it has not lapsed");
 

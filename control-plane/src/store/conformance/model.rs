@@ -3,7 +3,7 @@
 //! The sequence follows from a seed, so that a failure can be repeated. Time does not pass in it: leases have cases
 //! of their own.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Duration};
 
 use fastrand::Rng;
 use waypost_proto::{
@@ -13,6 +13,9 @@ use waypost_proto::{
 
 use super::{Fixture, declare, put, remove};
 use crate::store::{Declare, LeaseChange, Mutation, Record, Renewal, StoreError, Written};
+
+/// A lease that outlives every comparison.
+const TTL: Duration = Duration::from_secs(600);
 
 /// What a registry is, said as simply as it can be.
 #[derive(Debug, Default)]
@@ -131,6 +134,7 @@ fn any(fixture: &Fixture, model: &Model, rng: &mut Rng) -> Mutation {
     // "s" is the beginning of "s-2", and both are of two namespaces.
     let service = ["s", "s-2", "other/s"][rng.usize(0..3)];
     let record = fixture.record(&format!("{service}/i{}", rng.u8(0..3)), rng.u64(1..1000));
+    let record = Record { ttl: TTL, ..record };
     let held = model.instances.get(record.key()).map(|(revision, _)| *revision);
     let wrong = rng.u8(0..5) == 0;
     let some_revision = rng.u64(model.revision.saturating_sub(9)..=model.revision);
@@ -177,9 +181,13 @@ async fn renew(fixture: &Fixture, model: &Model, rng: &mut Rng, place: &str) {
     let mut beats: Vec<(InstanceKey, u64)> = Vec::new();
     let mut expected = Vec::new();
     for (key, (_, epoch)) in &model.instances {
-        let stale = rng.u8(0..4) == 0;
-        beats.push((key.clone(), if stale { epoch + 1_000 } else { *epoch }));
-        expected.push(if stale { Renewal::Stale } else { Renewal::Renewed });
+        let (beaten, renewal) = match rng.u8(0..8) {
+            0 => (epoch - 1, Renewal::Stale),
+            1 => (epoch + 1_000, Renewal::Unknown),
+            _ => (*epoch, Renewal::Renewed),
+        };
+        beats.push((key.clone(), beaten));
+        expected.push(renewal);
     }
     beats.push(("nobody/nobody".parse().expect("a good key"), 1));
     expected.push(Renewal::Unknown);

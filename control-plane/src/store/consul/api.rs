@@ -61,11 +61,12 @@ pub(super) struct Answer<T> {
 /// How current an answer must be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Reading {
-    /// As the leader knows it. A leader that has lost its office without knowing it may answer for some seconds.
+    /// As the agent or the leader knows it. A leader that has lost its office without knowing it may answer for some
+    /// seconds; one that has just come up answers before it has read its log, as if it held nothing.
     Default,
-    /// As a leader knows it that has made sure that it still is.
+    /// As a leader knows it that has read its log and made sure that it still leads.
     Consistent,
-    /// Once it is newer than an index, or some time has passed.
+    /// The same, once it is newer than an index or some time has passed.
     After(u64),
 }
 
@@ -309,6 +310,7 @@ impl Api {
         match reading {
             Some(Reading::Consistent) => pairs.push(("consistent", String::new())),
             Some(Reading::After(index)) => {
+                pairs.push(("consistent", String::new()));
                 pairs.push(("index", index.to_string()));
                 pairs.push(("wait", format!("{}ms", self.wait.as_millis())));
                 // Consul adds up to a sixteenth, so that not all come back at once.

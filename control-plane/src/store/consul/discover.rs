@@ -27,7 +27,7 @@ use super::{
     answers::{Check, ServiceHealth},
     api::Reading,
     layout::OURS,
-    vitals::Others,
+    vitals::{CONSUL, Others},
 };
 use crate::store::{
     Claim, EmptyService, Event, Health, LeaseChange, Mutation, Now, Record, Renewed, StoreError, micros,
@@ -35,8 +35,6 @@ use crate::store::{
 
 /// Where instances were found, as their records say.
 const FOUND_IN: &str = "consul";
-/// Consul's own service.
-const CONSUL: &str = "consul";
 /// How often everything is compared, whether something seems to have changed or not.
 const COMPARE: Duration = Duration::from_secs(30);
 /// How long changes are gathered before they are looked at.
@@ -140,12 +138,17 @@ impl Inner {
             // Before the catalog is read: whoever changes a record after that knows more than this process.
             let held = self.held(&name);
             let services: Vec<ServiceHealth> =
-                self.api.get(format!("health/service/{name}"), None, Reading::Default).await?.value;
+                self.api.get(format!("health/service/{name}"), None, Reading::Consistent).await?.value;
             Ok::<_, StoreError>((held, services))
         }));
         let read: Vec<Result<_, StoreError>> = read.buffered(AT_ONCE).collect().await;
         for (name, read) in changed.iter().zip(read) {
             let (held, services) = read?;
+            let holds_found =
+                held.as_ref().is_some_and(|held| held.records.iter().any(|record| is_found(record)));
+            if services.is_empty() && holds_found {
+                self.must_see_nodes().await?;
+            }
             if services.iter().all(|found| found.service.id.starts_with(OURS)) {
                 memory.ours.insert(name.clone());
             } else {

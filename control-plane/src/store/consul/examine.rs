@@ -8,7 +8,7 @@ use consulrs::api::service::requests::RegisterServiceRequest;
 
 use super::{
     Inner,
-    answers::{Myself, ServiceHealth},
+    answers::Myself,
     api::{CallError, Operation, Outcome, Reading},
 };
 use crate::store::{Finding, StoreError};
@@ -116,15 +116,15 @@ impl Inner {
         }
     }
 
-    /// Without the permission Consul answers as if there were nothing; but its own service is always there.
+    /// Without the permission Consul answers as if there were nothing.
     async fn examine_catalog(&self) -> Finding {
         let remedy = format!("give the token node_prefix \"\" {{ policy = \"read\" }}; {PAGE}");
-        match self.api.get::<Vec<ServiceHealth>>("health/service/consul", None, Reading::Default).await {
-            Ok(answer) if answer.value.is_empty() => {
+        match self.must_see_nodes().await {
+            Err(StoreError::Refused(_)) => {
                 bad("catalog", "the catalog and its checks cannot be read".to_owned(), &remedy)
             }
-            Ok(_) => good("catalog", "the catalog and its checks can be read".to_owned()),
-            Err(error) => bad("catalog", reason(error), &remedy),
+            Ok(()) => good("catalog", "the catalog and its checks can be read".to_owned()),
+            Err(error) => bad("catalog", error.to_string(), &remedy),
         }
     }
 }

@@ -8,6 +8,9 @@
 //!
 //! Deliberately absent: I/O.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{HashMap, VecDeque},
     sync::Arc,
@@ -183,9 +186,10 @@ impl Mirror {
         Ok(Followed::Yes)
     }
 
-    /// Takes in what this process has committed, unless it has come back already.
+    /// Takes in what this process has committed, unless it has come back already, or this begins anew with what was
+    /// read before it.
     pub(super) fn install(&mut self, steps: &[Step], contents: Contents, head: Head, index: u64, now: Now) {
-        if index <= self.head_index {
+        if index <= self.head_index || !self.follows(steps, contents.revision) {
             return;
         }
         for step in steps {

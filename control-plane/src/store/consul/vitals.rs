@@ -16,7 +16,7 @@ use waypost_proto::name::InstanceKey;
 use super::{
     Inner,
     answers::{Check, ServiceHealth},
-    api::{CallError, Reading},
+    api::{Answer, CallError, Reading},
     catalog::Because,
     layout::{OURS, catalog_name, epoch_in},
 };
@@ -38,6 +38,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(1);
 const QUIET: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_millis(500);
 const PASSING: &str = "passing";
+/// Consul's own service.
+pub(super) const CONSUL: &str = "consul";
 /// The check of a node by its peers.
 const SERF: &str = "serfHealth";
 
@@ -66,7 +68,7 @@ pub(super) async fn run(inner: Arc<Inner>, closed: CancellationToken) {
             outcome = asked => outcome,
             () = closed.cancelled() => return,
         };
-        match outcome {
+        match outcome.and_then(with_nodes) {
             Ok(answer) => {
                 index = if answer.index < index { 0 } else { answer.index.max(1) };
                 inner.take_checks(&answer.value);
@@ -166,8 +168,7 @@ impl Inner {
         let state = self.state.lock();
         match state.mirror.as_ref().and_then(|mirror| mirror.contents.lease(key)) {
             None => Some(Renewal::Unknown),
-            Some((held, _)) if held != epoch => Some(Renewal::Stale),
-            Some(_) => None,
+            Some((held, _)) => Some(Renewal::of(epoch, held)).filter(|renewal| *renewal != Renewal::Renewed),
         }
     }
 
@@ -206,15 +207,29 @@ impl Inner {
         match self.jobs.revive(key.clone(), epoch, self.api.timeout()).await {
             Ok(()) => Ok(Renewal::Renewed),
             Err(StoreError::Conflict { .. }) => {
-                let renewal = self.standing(key, epoch).unwrap_or(Renewal::Unknown);
-                if renewal == Renewal::Unknown && shown {
+                if shown && !self.has_lease(key) {
                     // Where this fails, the check does so in a while, and Consul forgets the service.
                     let _ = self.hide(key).await;
                 }
-                Ok(renewal)
+                Ok(self.standing(key, epoch).unwrap_or(Renewal::Unknown))
             }
             Err(error) => Err(error),
         }
+    }
+
+    fn has_lease(&self, key: &InstanceKey) -> bool {
+        self.state.lock().mirror.as_ref().is_some_and(|mirror| mirror.contents.lease(key).is_some())
+    }
+
+    /// Makes sure that what Consul does not show is not there: to a token that may not read, it answers as if there
+    /// were nothing. Consul itself is always there.
+    ///
+    /// # Errors
+    /// [`StoreError::Refused`] where the token may not read.
+    pub(super) async fn must_see_nodes(&self) -> Result<(), StoreError> {
+        let path = format!("health/service/{CONSUL}");
+        let found = self.api.get::<Vec<ServiceHealth>>(path, None, Reading::Consistent).await?.value;
+        if found.is_empty() { Err(blind().into()) } else { Ok(()) }
     }
 
     /// Looks once more, at the leader, whether a lease has lapsed.
@@ -236,10 +251,25 @@ impl Inner {
         let filter = format!("Service.ID == \"{}\"", self.layout.service_id(key));
         let found = self.api.get::<Vec<ServiceHealth>>(path, Some(&filter), Reading::Consistent).await;
         let found = found?.value;
+        if found.is_empty() {
+            self.must_see_nodes().await?;
+        }
         let checks: Vec<Check> = found.into_iter().flat_map(|service| service.checks).collect();
         let epochs = passing(&checks, self.layout.ids()).remove(&self.layout.service_id(key));
         if epochs.is_some_and(|epochs| epochs.contains(&epoch)) { Err(conflict) } else { Ok(()) }
     }
+}
+
+/// All checks; every node of Consul's has one, so that none at all means that the token may not see them.
+fn with_nodes(answer: Answer<Vec<Check>>) -> Result<Answer<Vec<Check>>, CallError> {
+    if answer.value.iter().any(|check| check.check_id == SERF) { Ok(answer) } else { Err(blind()) }
+}
+
+fn blind() -> CallError {
+    CallError::Refused(
+        "Consul shows not even itself: give the token node_prefix \"\" and service_prefix \"\" { policy = \"read\" }"
+            .to_owned(),
+    )
 }
 
 /// The epochs of our leases that are alive, by the instance's id in the catalog.

@@ -132,7 +132,9 @@ pub(super) async fn keep_mirror(shared: Arc<Shared>) {
 
 async fn mirror(shared: &Arc<Shared>) -> Result<Infallible, StoreError> {
     let folder = shared.keys.leases();
+    let written = shared.mirror.written();
     let (entries, revision) = load::range(shared, &folder, None).await?;
+    shared.mirror.stands_at(revision, written);
     let all =
         entries.iter().filter_map(|entry| change(shared, entry.key(), Some((entry.value(), entry.lease()))));
     shared.mirror.replace(revision, all);

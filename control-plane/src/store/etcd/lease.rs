@@ -132,7 +132,7 @@ async fn renew_slowly(shared: &Arc<Shared>, key: &InstanceKey, epoch: u64) -> Re
         let (granted, alive) = read(shared, key).await?;
         let Some((granted, terms)) = granted else { return Ok(Renewal::Unknown) };
         if terms.epoch != epoch {
-            return Ok(Renewal::Stale);
+            return Ok(Renewal::of(epoch, terms.epoch));
         }
         if let Some((_, Alive { lease, held: false })) = alive {
             if shared.lanes.renew(&shared.connection, &[lease]).await? == [true] {

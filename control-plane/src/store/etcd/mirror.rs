@@ -99,9 +99,22 @@ impl Mirror {
         self.written.fetch_max(revision, Ordering::AcqRel);
     }
 
+    /// The newest revision in which this process has written to the folder.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Acquire)
+    }
+
+    /// Notes at which revision etcd was when `written` was known: where that is older, etcd has lost what was written
+    /// since, and nobody needs to wait for it.
+    pub(super) fn stands_at(&self, revision: u64, written: u64) {
+        if revision < written {
+            let _ = self.written.compare_exchange(written, revision, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
     /// Waits until it shows all that this process has written.
     pub(super) async fn in_step(&self) {
-        let written = self.written.load(Ordering::Acquire);
+        let written = self.written();
         let mut shows = self.shows.subscribe();
         // The sender lives as long as the mirror.
         let _ = shows.wait_for(|shows| shows.is_some_and(|shows| shows >= written)).await;
@@ -242,6 +255,12 @@ mod tests {
         assert!(waits(&mirror).await);
         mirror.apply(7, []);
         assert!(!waits(&mirror).await);
+        mirror.wrote(9);
+        mirror.replace(3, []);
+        mirror.stands_at(3, 7);
+        assert!(waits(&mirror).await, "it was written after that");
+        mirror.stands_at(3, mirror.written());
+        assert!(!waits(&mirror).await, "etcd has lost what was written");
         mirror.out_of_step(StoreError::Unavailable("gone".to_owned()));
         assert!(waits(&mirror).await && mirror.reason().is_some());
     }

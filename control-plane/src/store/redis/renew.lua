@@ -1,4 +1,5 @@
--- Renews leases. ARGV: pairs of instance and epoch. Answers a letter for each: 'r'enewed, 'u'nknown, 's'tale.
+-- Renews leases. ARGV: pairs of instance and epoch. Answers a letter for each: 'r'enewed, 'u'nknown, 's'tale. An epoch
+-- newer than the lease's is one that Redis has lost.
 local now = clock()
 if not now then return redis.error_reply(NO_HISTORY) end
 local outcomes = {}
@@ -6,7 +7,7 @@ for at = 1, #ARGV, 2 do
   local lease = redis.call('HGET', leases, ARGV[at])
   local epoch, length
   if lease then epoch, length = string.match(lease, '^(%d+) (%d+)$') end
-  if not lease then
+  if not lease or tonumber(ARGV[at + 1]) > tonumber(epoch) then
     table.insert(outcomes, 'u')
   elseif epoch ~= ARGV[at + 1] then
     table.insert(outcomes, 's')

@@ -23,6 +23,9 @@ use crate::{
     trial,
 };
 
+/// What a busy machine may add to a time-out.
+const LATE: Duration = Duration::from_secs(4);
+
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("consul", "what was acknowledged outlives a crash", outlives_a_crash),
@@ -53,7 +56,7 @@ async fn outlives_a_crash() {
     let begun = Instant::now();
     let outcome = store.commit(put(record("users/late", 1), None), Now::read()).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
-    assert!(begun.elapsed() < Duration::from_secs(3), "within the timeout: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < impatient().timeout + LATE, "within the timeout: {:?}", begun.elapsed());
     tokio::task::block_in_place(|| server.server.start_again());
     let loaded = until("it comes back by itself", async || store.load().await.ok()).await;
     let mut revisions: Vec<u64> = loaded.records.iter().map(|record| record.revision).collect();
@@ -81,7 +84,7 @@ async fn standstill() {
     let begun = Instant::now();
     let outcome = store.commit(put(record("users/b", 1), None), Now::read()).await;
     assert!(matches!(outcome, Err(StoreError::Unavailable(_))), "{outcome:?}");
-    assert!(begun.elapsed() < Duration::from_secs(2), "within the timeout: {:?}", begun.elapsed());
+    assert!(begun.elapsed() < impatient().timeout + LATE, "within the timeout: {:?}", begun.elapsed());
     while begun.elapsed() < ttl * 3 / 2 {
         let lapsed = store.lapsed(Now::read()).await;
         assert!(lapsed.is_err() || lapsed.is_ok_and(|lapsed| !lapsed.leases.contains(&beat[0])));

@@ -1,21 +1,28 @@
 //! What Consul's own users see of Waypost, and Waypost of them.
 
-use std::{net::UdpSocket, time::Duration};
+use std::{
+    net::UdpSocket,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
+use futures_util::StreamExt;
 use libtest_mimic::Trial;
 use serde_json::Value;
 use waypost_control_plane::store::{
-    LeaseChange, Mutation, Now, Store, StoreOptions,
+    LeaseChange, Mutation, Now, Record, Renewal, Store, StoreError, StoreOptions, Written,
     conformance::{emptied, event},
 };
 use waypost_proto::v1::{EventKind, InstanceState};
 
-use super::{TTL, fresh, open, put, record, shared, until};
+use super::{Guarded, TTL, field, fresh, open, put, record, remove_lapsed, shared, until};
 use crate::{servers::consul::Consul, trial};
 
 pub(super) fn trials() -> Vec<Trial> {
     vec![
         trial("consul", "others' services are found, followed and given up", found_and_followed),
+        trial("consul", "a restart of Consul is nobody's leave", restarted),
+        trial("consul", "to a token that may not read nobody has left", blinded),
         trial("consul", "two processes find a service once", found_once),
         trial("consul", "discovery can be turned off", not_found),
         trial("consul", "ours are in the catalog and in DNS", in_the_catalog),
@@ -33,7 +40,7 @@ fn register(server: &Consul, body: &str) {
     assert_eq!(status, 200, "{text}");
 }
 
-async fn found(store: &dyn Store) -> Vec<std::sync::Arc<waypost_control_plane::store::Record>> {
+async fn found(store: &dyn Store) -> Vec<Arc<Record>> {
     store.load().await.expect("it loads").records
 }
 
@@ -82,6 +89,81 @@ async fn found_and_followed() {
     assert_eq!(gone.empty_services.len(), 1, "its route answers that nobody is there");
     let kinds: Vec<EventKind> = gone.events.iter().map(|past| past.event.kind).collect();
     assert_eq!((kinds[0], kinds[kinds.len() - 1]), (EventKind::Registered, EventKind::Deregistered));
+}
+
+/// A server that comes up answers before it has read its log.
+async fn restarted() {
+    let mut server = Consul::start("");
+    let store = open(&fresh(&server), &StoreOptions::default()).await;
+    // Without a check, whose state would not outlive the agent.
+    let service =
+        |id| format!(r#"{{"ID": "{id}", "Name": "their-users", "Address": "10.1.2.3", "Port": 9001}}"#);
+    register(&server, &service("before"));
+    let mut revision = until("it is found", async || {
+        let loaded = store.load().await.expect("it loads");
+        (!loaded.records.is_empty()).then_some(loaded.revision)
+    })
+    .await;
+    let value = "YWFh".repeat(2000);
+    let write = |key| format!(r#"{{"KV": {{"Verb": "set", "Key": "others/{key}", "Value": "{value}"}}}}"#);
+    let writes = format!("[{}]", (0..60).map(write).collect::<Vec<_>>().join(","));
+    for _ in 0..200 {
+        assert_eq!(server.ask("PUT", "/v1/txn", "", &writes).0, 200);
+    }
+    for id in ["after", "later", "last"] {
+        server.server.kill();
+        tokio::task::block_in_place(|| server.server.start_again());
+        let mut watch = until("it is watched again", async || match store.watch(revision).await {
+            Err(StoreError::Unavailable(_)) => None,
+            watch => Some(watch.expect("it goes on where it was")),
+        })
+        .await;
+        register(&server, &service(id));
+        let commit = watch.next().await.expect("it goes on").expect("a commit");
+        let id = format!("test:{id}");
+        let next = matches!(&commit.written, Written::Put(record) if record.key().id() == id);
+        assert!(next, "nothing else has happened: {commit:?}");
+        revision = commit.revision;
+    }
+}
+
+/// Consul answers as if there were nothing.
+async fn blinded() {
+    let server = Guarded::start();
+    let url = server.fresh();
+    let [store, other] = [open(&url, &server.options()).await, open(&url, &server.options()).await];
+    let root = |method: &str, path: &str, body: &str| {
+        let (status, answer) = server.server.ask(method, path, &server.root, body);
+        assert_eq!(status, 200, "{answer}");
+        answer
+    };
+    root("PUT", "/v1/agent/service/register", USERS);
+    let held = record("orders/a", 1);
+    let revision = store.commit(put(held.clone(), None), Now::read()).await.expect("it commits");
+    let beat = [(held.key().clone(), 1)];
+    store.renew(&beat, Now::read()).await.expect("it beats");
+    let both = until("it is found", async || {
+        let found = found(&*other).await;
+        (found.len() == 2).then_some(found)
+    })
+    .await;
+    let id = field(&root("GET", "/v1/acl/policy/name/waypost", ""), "ID");
+    let rules = r#"key_prefix "waypost/" { policy = "write" } service_prefix "" { policy = "write" }"#;
+    let policy = serde_json::json!({ "ID": id, "Name": "waypost", "Rules": rules }).to_string();
+    root("PUT", &format!("/v1/acl/policy/{id}"), &policy);
+    // So that the list of services changes.
+    root("PUT", "/v1/agent/service/register", &USERS.replace("users/1", "users/2").replace("theirs", "new"));
+    let begun = Instant::now();
+    while begun.elapsed() < TTL * 3 {
+        assert_eq!(store.renew(&beat, Now::read()).await, Ok(vec![Renewal::Renewed]));
+        let lapsed = other.lapsed(Now::read()).await;
+        assert!(!lapsed.is_ok_and(|lapsed| lapsed.leases.contains(&beat[0])));
+        tokio::time::sleep(TTL / 4).await;
+    }
+    let swept = other.commit(remove_lapsed(&held, revision), Now::read()).await;
+    assert!(swept.is_err(), "{swept:?}");
+    let ids = |records: &[Arc<Record>]| records.iter().map(|record| record.key().clone()).collect::<Vec<_>>();
+    assert_eq!(ids(&found(&*store).await), ids(&both));
 }
 
 async fn found_once() {
@@ -135,7 +217,7 @@ async fn in_the_catalog() {
     assert_eq!(service["ID"], format!("waypost:{prefix}:default:{name}:a"));
     assert!(resolves(&server, &name), "DNS answers with it");
 
-    let draining = waypost_control_plane::store::Record { draining: Some("deploy".into()), ..held.clone() };
+    let draining = Record { draining: Some("deploy".into()), ..held.clone() };
     let event_of = |kind| event(&held, kind);
     let drain = Mutation::Put {
         record: draining,

@@ -32,9 +32,9 @@ use crate::{
 };
 
 /// The time-out of the stores here: short, so that it is reached.
-const TIMEOUT: Duration = Duration::from_secs(1);
+const TIMEOUT: Duration = Duration::from_secs(3);
 /// What a busy machine may add to it.
-const LATE: Duration = Duration::from_secs(1);
+const LATE: Duration = Duration::from_secs(5);
 const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(super) fn trials() -> Vec<Trial> {
