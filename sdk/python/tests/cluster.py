@@ -168,12 +168,13 @@ class Cluster:
 
     def applied(self) -> None:
         """Waits until the proxy serves by all that is registered."""
-        eventually("the proxy serves by it", lambda: get(self.http, "/v1/status") and self._watermark())
+        eventually("the proxy serves by it", self._is_applied)
 
-    def _watermark(self) -> bool:
+    def _is_applied(self) -> bool:
         status = self.client._transport.call("GET", "/v1/status")
         head = (status.get("head") or {}).get("revision", "0")
-        return int(status.get("watermark", 0)) >= int(head)
+        # Where no proxy is connected, nobody is behind.
+        return int(status.get("proxies", 0)) > 0 and int(status.get("watermark", 0)) >= int(head)
 
     def gone(self, service: str) -> None:
         """Waits until a service has no instance."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import itertools
 import threading
 import time
 from collections import Counter
@@ -13,15 +14,17 @@ from cluster import eventually
 
 
 class Load:
-    """GETs of a path through an address, from several threads. Answers are told apart by body, or by a field."""
+    """Requests through an address, from several threads, each of which repeats one of them: `/path` or `POST /path`.
 
-    def __init__(self, address: str, path: str, threads: int = 4, field: str = "") -> None:
+    A proxy may send a GET again, so that it forgives what loses a POST.
+    """
+
+    def __init__(self, address: str, *requests: str, threads: int = 4) -> None:
         self._address = address
-        self._path = path
-        self._field = field
         self._stop = threading.Event()
         self._lock = threading.Lock()
-        self._threads = [threading.Thread(target=self._run, daemon=True) for _ in range(threads)]
+        each = itertools.cycle(requests)
+        self._threads = [threading.Thread(target=self._run, args=(next(each),), daemon=True) for _ in range(threads)]
         self.answers: Counter[str] = Counter()
         self.failures: list[str] = []
 
@@ -60,21 +63,21 @@ class Load:
         for thread in self._threads:
             thread.join()
 
-    def _run(self) -> None:
+    def _run(self, request: str) -> None:
+        method, _, path = request.rpartition(" ")
         connection = http.client.HTTPConnection(self._address, timeout=60)
         while not self._stop.is_set():
             try:
-                connection.request("GET", self._path)
+                connection.request(method or "GET", path)
                 answer = connection.getresponse()
                 body = answer.read()
             except (OSError, http.client.HTTPException) as error:
                 connection.close()
-                self._note(None, f"{type(error).__name__}: {error}")
+                self._note(None, f"{request}: {type(error).__name__}: {error}")
                 continue
             reason = answer.getheader("x-waypost-reason") or ""
-            failure = "" if answer.status == 200 else f"{answer.status} {reason} {body[:200]!r}"
-            told = answer.getheader(self._field) if self._field else None
-            self._note(body.decode(errors="replace") if told is None else told, failure)
+            failure = "" if answer.status == 200 else f"{request}: {answer.status} {reason} {body[:200]!r}"
+            self._note(body.decode(errors="replace"), failure)
             time.sleep(0.005)
         with contextlib.suppress(OSError):
             connection.close()

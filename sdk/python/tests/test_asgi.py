@@ -1,4 +1,7 @@
-"""What is said of an app whose lifespan has not begun: in a test that is as it should be, under a server it is not."""
+"""What stands around an ASGI app, when it is looked at from without.
+
+An app whose lifespan has not begun: in a test that is as it should be, under a server it is not, and said.
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,15 @@ async def ask(app: Any, server: object) -> None:
 
     scope = {"type": "http", "method": "GET", "path": "/", "query_string": b"", "headers": [], "server": server}
     await app(scope, receive, send)
+
+
+def test_an_app_that_is_wrapped_is_asked_like_the_app_itself() -> None:
+    inner = FastAPI(title="inner")
+    app = Service(name="users", registry_url="http://127.0.0.1:1").asgi(inner)
+    app.state.pool = "a pool"
+    assert (app.title, inner.state.pool) == ("inner", "a pool")
+    with pytest.raises(AttributeError, match="'FastAPI' object has no attribute 'nothing'"):
+        app.nothing  # noqa: B018
 
 
 @pytest.mark.usefixtures("elsewhere")

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import http.server
+import inspect
+import json
 import os
 import threading
 
 import pytest
 
-from cluster import Cluster, eventually
+from cluster import PATIENCE, Cluster, eventually
 from waypost import (
     AsyncClient,
+    AsyncRegistered,
     Client,
     ConfigurationError,
     ControlPlaneUnreachableError,
@@ -19,6 +23,7 @@ from waypost import (
     Load,
     NotFoundError,
     RefusedError,
+    Registered,
     Registration,
     State,
     WatchStep,
@@ -64,6 +69,23 @@ def test_a_client_that_goes_on_keeps_nothing_of_instances_that_have_left(shared_
     Client(shared_cluster.url).deregister("several", released.key.id)
 
 
+@pytest.mark.parametrize("leave", ["drained", "deregistered", "by an operator"])
+def test_an_id_that_means_something_in_a_url_names_its_own_instance(shared_cluster: Cluster, leave: str) -> None:
+    client, service = Client(shared_cluster.url), f"odd-{leave.replace(' ', '-')}"
+    ids = ["web", "web#1", "web?epoch=0", "web%23", "web;2"]
+    held = [client.register(Registration(service, "127.0.0.1:9001", id=each), ttl=60.0) for each in ids]
+    for number, registered in enumerate(held):
+        if leave == "drained":
+            assert registered.drain().complete
+        elif leave == "deregistered":
+            registered.deregister()
+        else:
+            assert client.drain(service, ids[number]).complete
+            client.deregister(service, ids[number], epoch=registered.epoch)
+        assert sorted(each.key.id for each in client.instances(service)) == sorted(ids[number + 1 :])
+    client.close()
+
+
 def test_what_breaks_a_rule_is_named_at_once(shared_cluster: Cluster) -> None:
     with pytest.raises(RefusedError) as caught:
         Client(shared_cluster.url).register(Registration("bad name", "127.0.0.1:9001"))
@@ -83,6 +105,36 @@ def test_a_control_plane_that_is_not_there_is_named() -> None:
         Client(NOBODY).register(Registration("users", "127.0.0.1:9001"), wait=0.3)
     with pytest.raises(ConfigurationError, match="no URL"):
         Client("ftp://somewhere")
+
+
+def test_what_is_granted_too_late_is_given_back() -> None:
+    may_grant, removed = threading.Event(), []
+
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            may_grant.wait(PATIENCE)
+            self.answer({"key": {"namespace": "default", "service": "late", "id": "one"}, "epoch": "7"})
+
+        def do_DELETE(self) -> None:
+            removed.append(self.path)
+            self.answer({})
+
+        def answer(self, document: object) -> None:
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(json.dumps(document).encode())
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        client = Client(f"http://127.0.0.1:{server.server_port}")
+        with pytest.raises(ControlPlaneUnreachableError, match=r"default/late/one: .* within 0\.1 s"):
+            client.register(Registration("late", "127.0.0.1:9001", id="one"), wait=0.1)
+        may_grant.set()
+        eventually("it is removed", lambda: removed)
+        eventually("nothing beats", lambda: client._keeper._thread is None)
+        server.shutdown()
+    (asked,) = removed
+    assert asked.startswith("/v1/instances/default/late/one?epoch=7&")
 
 
 def test_what_is_no_control_plane_is_told_apart(shared_cluster: Cluster) -> None:
@@ -122,6 +174,19 @@ def test_an_update_replaces_without_a_gap(shared_cluster: Cluster) -> None:
         registered.update(Registration("updated", "127.0.0.1:9001", version="2"))
         eventually("it has another version", lambda: client.instances("updated")[0].version == "2")
         eventually("it is a new registration", lambda: registered.epoch > before)
+        for other in (Registration("updated", "127.0.0.1:9002"), Registration("other", "127.0.0.1:9001")):
+            with pytest.raises(ConfigurationError, match="which is another instance"):
+                registered.update(other)
+        # Its name is its address still, also where that is said.
+        registered.update(Registration("updated", "127.0.0.1:9001", id="127.0.0.1:9001", version="3"))
+        eventually("it has the last version", lambda: client.instances("updated")[0].version == "3")
+
+
+def test_a_registration_can_be_a_key_and_is_what_is_read_back() -> None:
+    given = Registration("listed", "127.0.0.1:9001", tags=["a"], endpoints=["GET /a"])  # type: ignore[arg-type]
+    back = Registration.from_json(given.to_json())
+    assert given == back
+    assert {given: 1}[back] == 1
 
 
 def test_who_was_superseded_is_told_and_stays_out(shared_cluster: Cluster) -> None:
@@ -250,6 +315,66 @@ def test_the_asynchronous_client_drains_puts_back_and_removes(shared_cluster: Cl
             assert await states("async-removed") == []
 
     asyncio.run(scene())
+
+
+def test_the_asynchronous_client_waits_for_a_lease_and_says_why_it_is_gone(shared_cluster: Cluster) -> None:
+    async def scene() -> None:
+        async with AsyncClient(shared_cluster.url) as client:
+            assert client.url == shared_cluster.url
+            declared = Registration("async-twin", "127.0.0.1:9001", id="one")
+            first = await client.register(declared, ttl=1.5, wait=0)
+            assert await first.wait(60)
+            assert (first.registration, first.error) == (declared, None)
+            second = await client.register(declared, ttl=60.0)
+            assert second.epoch > first.epoch
+            eventually("the first one knows", lambda: first.status is LeaseStatus.SUPERSEDED)
+            assert isinstance(first.error, LeaseSupersededError)
+            await second.release()
+            assert second.status is LeaseStatus.LEFT
+            assert [each.epoch for each in await client.instances("async-twin")] == [second.epoch]
+            await client.deregister("async-twin", "one")
+
+    asyncio.run(scene())
+
+
+@pytest.mark.parametrize("when", ["at once", "granted", "away"])
+def test_a_cancelled_registration_leaves_nothing_behind(shared_cluster: Cluster, when: str) -> None:
+    other, service = Client(shared_cluster.url), f"cancelled-{when.replace(' ', '-')}"
+
+    async def scene() -> Client:
+        client = AsyncClient(NOBODY if when == "away" else shared_cluster.url)
+        # Neither runs out while the test looks.
+        call = client.register(Registration(service, "127.0.0.1:9001"), ttl=600.0, wait=600.0)
+        registering = asyncio.ensure_future(call)
+        await asyncio.sleep(0)
+        # The loop waits with the test, so that the caller has not got it yet.
+        if when == "granted":
+            eventually("it is there", lambda: other.instances(service))
+        elif when == "away":
+            eventually("it has been tried", lambda: client._sync._keeper.away)
+        registering.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await registering
+        return client._sync
+
+    client = asyncio.run(scene())
+    eventually("nothing beats, and nothing is tried any more", lambda: client._keeper._thread is None)
+    eventually("nothing is left to drain", lambda: not client._registered)
+    assert other.instances(service) == []
+
+
+@pytest.mark.parametrize(("blocking", "asynchronous"), [(Client, AsyncClient), (Registered, AsyncRegistered)])
+def test_both_clients_take_the_same_arguments(blocking: type, asynchronous: type) -> None:
+    taken = [
+        {
+            name: list(inspect.signature(member).parameters.values()) if callable(member) else type(member)
+            for name, member in inspect.getmembers(of)
+            if not name.startswith("_")
+        }
+        for of in (blocking, asynchronous)
+    ]
+    assert taken[0] == taken[1]
+    assert len(taken[0]) > 8
 
 
 def test_a_cancelled_wait_for_a_step_ends_the_watch(shared_cluster: Cluster) -> None:

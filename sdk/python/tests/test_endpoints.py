@@ -45,6 +45,7 @@ def test_what_no_service_should_claim_is_left_out() -> None:
     app.add_api_route("/users", handler)
     app.add_api_route("/internal", handler, include_in_schema=False)
     assert endpoints(app, "/health") == ("GET /users",), "neither /docs nor /openapi.json nor the health endpoint"
+    assert endpoints(app, hidden=True) == ("GET /health", "GET /users", "GET /internal"), "nor what FastAPI adds"
 
 
 def test_routes_of_starlette_count_too() -> None:
@@ -70,7 +71,10 @@ def test_a_route_that_is_added_is_there_at_once() -> None:
         ("/users/", "/users/"),
         ("/", "/"),
         ("/a/{rest:path}/b", None),
-        ("/{name}.json", None),
+        ("/{name}.json", "/{any}"),
+        ("/f/v{n:int}/{id}", "/f/{any}/{id}"),
+        ("/{a}-{b}", "/{any}"),
+        ("/f{rest:path}", None),
         ("/a//b", None),
         ("/a/../b", None),
         ("/a b", None),

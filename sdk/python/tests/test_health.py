@@ -63,3 +63,14 @@ def test_the_health_endpoint_finds_what_the_lifespan_has_left(
         return answer
 
     assert asyncio.run(asyncio.wait_for(scene(), 60)) == (True, "")
+
+
+def test_an_endpoint_that_is_named_for_a_wsgi_app_is_said_not_to_be_asked(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(Lifecycle, "start", lambda _: None)
+    for service in (Service("users"), Service("users", health_endpoint=None)):
+        service.wsgi(lambda _environ, _start: [])
+    assert caplog.messages == []
+    Service("users", health_endpoint="/health").wsgi(lambda _environ, _start: [])
+    assert "health_endpoint='/health' is only written into the metadata" in caplog.text

@@ -35,27 +35,57 @@ def test_files_are_short_and_say_what_they_are() -> None:
         assert text.startswith('"""'), path
 
 
-def bare(folder: Path) -> Path:
-    """The Python of an environment in which nothing is installed."""
-    run([sys.executable, "-m", "venv", folder / "venv"])
-    return folder / "venv/bin/python"
+class Bare:
+    """The Python of an environment in which nothing is installed, and which finds nothing elsewhere (`-I`)."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        run([sys.executable, "-m", "venv", folder / "venv"])
+
+    def install(self, *arguments: str | Path) -> None:
+        self._python("-m", "pip", "install", *OFFLINE, *arguments)
+
+    def shows(self, code: str) -> str:
+        """What code prints after it has imported the package, as it is installed."""
+        where, _, shown = self._python("-c", f"import waypost; print(waypost.__file__); {code}").partition("\n")
+        assert Path(where).is_relative_to(self._folder / "venv"), where
+        return shown
+
+    def _python(self, *arguments: str | Path) -> str:
+        return run([self._folder / "venv/bin/python", "-I", *arguments], self._folder)
 
 
 @pytest.mark.slow
 def test_the_wheel_installs_alone_and_imports(tmp_path: Path) -> None:
-    python = bare(tmp_path)
-    run([python, "-m", "pip", "install", *OFFLINE, build(tmp_path)], tmp_path)
-    shown = run([python, "-c", "import waypost; print(waypost.Service.__name__, waypost.__version__)"], tmp_path)
-    assert shown == "Service 0.1.0\n"
-    run([python, "-c", "from importlib.resources import files; assert files('waypost').joinpath('py.typed').is_file()"])
+    python = Bare(tmp_path)
+    python.install(build(tmp_path))
+    assert python.shows("print(waypost.Service.__name__, waypost.__version__)") == "Service 0.1.0\n"
+    code = "from importlib.resources import files; print(files('waypost').joinpath('py.typed').is_file())"
+    assert python.shows(code) == "True\n"
 
 
 @pytest.mark.slow
 def test_the_gateway_is_there_with_what_its_extra_names_and_nothing_else(tmp_path: Path) -> None:
-    python = bare(tmp_path)
+    python = Bare(tmp_path)
     build(tmp_path)
     for name in ("h11", "wsproto"):
         pack(name, tmp_path)
-    run([python, "-m", "pip", "install", *OFFLINE, "--find-links", tmp_path, "waypost[gateway]"], tmp_path)
+    python.install("--find-links", tmp_path, "waypost[gateway]")
     code = "from waypost.tapper import TapperGateway; print(TapperGateway('http://127.0.0.1:9').get_service_status())"
-    assert run([python, "-c", code], tmp_path) == "{}\n"
+    assert python.shows(code) == "{}\n"
+
+
+@pytest.mark.slow
+def test_without_its_extra_the_gateway_says_so_and_tappers_service_is_there(tmp_path: Path) -> None:
+    python = Bare(tmp_path)
+    python.install(build(tmp_path))
+    code = """
+from waypost.tapper import Service, ServiceNotFoundError
+for statement in ("from waypost.tapper import TapperGateway", "import waypost.gateway"):
+    try:
+        exec(statement)
+    except ImportError as error:
+        print(error)
+"""
+    says = "waypost.gateway needs h11: pip install 'waypost[gateway]'\n"
+    assert python.shows(code) == says * 2

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -133,6 +134,26 @@ def test_a_worker_that_can_write_no_folder_leads_alone(tmp_path: Path, caplog: p
     alone.quit()
     assert not alone.registered
     assert not alone.led()
+
+
+def test_without_its_folder_it_goes_on_and_finds_nobody(tmp_path: Path, member: Member) -> None:
+    roster = Roster("group", tmp_path)
+    shutil.rmtree(tmp_path / f"waypost-{os.getuid()}")
+    assert member.leads
+    assert member.ask("leave"), "it leads as before"
+    assert (roster.others(), roster.registered, roster.try_lead()) == ([], False, False)
+    roster.say(Word(True))
+    roster.quit()
+
+
+def test_the_leaders_file_never_looks_abandoned(tmp_path: Path) -> None:
+    roster = Roster("group", tmp_path)
+    assert roster.try_lead()
+    (leader,) = tmp_path.glob("*/*/leader")
+    os.utime(leader, (1, 1))
+    roster.say(Word())
+    assert leader.stat().st_mtime > 1
+    roster.quit()
 
 
 def test_a_folder_that_others_can_write_is_refused(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import http.client
+import json
 import os
 import signal
 import socket
@@ -70,6 +71,23 @@ def create_user(user: dict):
     return user
 """
 
+STARLETTE = """
+from starlette.applications import Starlette
+from starlette.responses import JSONResponse
+from starlette.routing import Route
+from waypost import Service
+
+async def get_user(request):
+    return JSONResponse({{"user_id": int(request.path_params["user_id"])}})
+
+async def create_user(request):
+    return JSONResponse(await request.json())
+
+routes = [Route("/{name}/{{user_id}}", get_user), Route("/{name}/", create_user, methods=["POST"])]
+app = Starlette(routes=routes)
+Service(name="{name}", version="2.1.0", description="Users", tags=["a", "b"], {options})(app)
+"""
+
 PIDS = """
 import asyncio, os, time
 from fastapi import FastAPI
@@ -92,6 +110,12 @@ async def until(file: str):
 @app.get("/block/{{seconds}}")
 async def block(seconds: float):
     time.sleep(seconds)
+
+@app.get("/spin/{{seconds}}")
+async def spin(seconds: float):
+    until = time.monotonic() + seconds
+    while time.monotonic() < until:
+        pass
 """
 
 
@@ -106,7 +130,10 @@ def under_way(cluster: Cluster, path: str) -> Iterator[list[tuple[int, bytes]]]:
     asking.join()
 
 
-@pytest.mark.parametrize(("order", "source"), [("above", ABOVE), ("below", BELOW), ("on-the-app", ON_APP)])
+ORDERS = [("above", ABOVE), ("below", BELOW), ("on-the-app", ON_APP), ("on-starlette", STARLETTE)]
+
+
+@pytest.mark.parametrize(("order", "source"), ORDERS)
 def test_it_registers_from_a_handler_in_either_order_and_from_the_app(
     shared_cluster: Cluster, order: str, source: str
 ) -> None:
@@ -118,6 +145,7 @@ def test_it_registers_from_a_handler_in_either_order_and_from_the_app(
     assert set(known.endpoints) == {f"GET /{name}/{{}}", f"POST /{name}/"}
     assert shared_cluster.get(f"/{name}/7") == (200, b'{"user_id":7}'), "by its endpoint"
     assert shared_cluster.get(f"/{name}/{name}/7") == (200, b'{"user_id":7}'), "by its prefix"
+    assert get(shared_cluster.traffic, f"/{name}/", "POST", b'{"id":7}') == (200, b'{"id":7}')
     server.signal(signal.SIGTERM)
     server.wait()
     assert shared_cluster.client.instances(name) == [], "it has left when it has ended"
@@ -290,18 +318,23 @@ def test_workers_that_are_replaced_leave_the_instance_registered(shared_cluster:
 
 
 def has_joined(pid: int) -> bool:
-    """Whether a worker has its file in the folder in which workers find each other."""
-    return any(Path(tempfile.gettempdir()).glob(f"waypost-{os.getuid()}/*/{pid}-*"))
+    """Whether a worker has said how it is where workers find each other; its file alone is there before it looks."""
+    files = Path(tempfile.gettempdir()).glob(f"waypost-{os.getuid()}/*/{pid}-*")
+    return any(json.loads(file.read_bytes())["utilization"] is not None for file in files)
 
 
 def test_a_worker_that_ends_while_others_go_on_breaks_no_connection_off(shared_cluster: Cluster) -> None:
     process = shared_cluster.serve(PIDS.format(name="ending", options=""), ("uvicorn", "--workers", "2"))
     instance = shared_cluster.instance("ending")
-    eventually("both workers answer", lambda: len({get(instance.address, "/pid")[1] for _ in range(10)}) == 2)
+
+    def know_of_each_other() -> bool:
+        workers = {get(instance.address, "/pid")[1] for _ in range(10)}
+        return len(workers) == 2 and all(has_joined(int(pid)) for pid in workers)
+
+    eventually("both workers answer, and know of each other", know_of_each_other)
     with contextlib.closing(http.client.HTTPConnection(instance.address, timeout=60)) as connection:
         connection.request("GET", "/pid")
         worker = connection.getresponse().read()
-        eventually("it knows of the others", lambda: has_joined(int(worker)))
         connection.request("GET", "/until/ended")
         eventually("the request is there", (shared_cluster.folder / "ended-asked").exists)
         os.kill(int(worker), signal.SIGTERM)

@@ -96,6 +96,53 @@ for handler, ends in ((signal.SIG_DFL, -signal.SIGTERM), (end, 3)):
 print("told")
 """
 
+# A library's handler calls the one that it finds, which is the gate, which has stepped in front of it since.
+CHAINED = """
+def chains(name):
+    found = signal.getsignal(signal.SIGTERM)
+    def handler(number, frame):
+        seen.append(name)
+        found(number, frame)
+    signal.signal(signal.SIGTERM, handler)
+
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append("default"))
+gate.install()
+signal.signal(signal.SIGTERM, lambda number, frame: seen.append("server"))
+gate.install()
+chains("library")
+gate.install()
+chains("another")
+gate.install()
+gate.install()
+kill(); kill()
+assert seen == []
+gate.open()
+assert seen == ["another", "library", "server"], seen
+kill()
+assert seen == ["another", "library", "server"] * 2, seen
+if os.fork() == 0:
+    seen.clear()
+    kill()
+    os._exit(0 if seen == ["another", "library", "server"] else 1)
+assert os.waitstatus_to_exitcode(os.wait()[1]) == 0
+"""
+
+# A second signal while the server's handler still runs is the server's, too, and not an older handler's.
+WITHIN = """
+gate.install()
+
+def handler(number, frame):
+    seen.append(number)
+    if len(seen) == 1:
+        kill()
+
+signal.signal(signal.SIGTERM, handler)
+gate.install()
+kill()
+gate.open()
+assert seen == [signal.SIGTERM] * 2, seen
+"""
+
 THREAD = """
 def run():
     seen.append(gate.install())
@@ -107,7 +154,17 @@ print("told")
 
 @pytest.mark.parametrize(
     ("scene", "ends"),
-    [(HANDLED, 0), (DEFAULT, -15), (TWICE, 0), (MEANWHILE, 0), (LOOP, 0), (FORKED, 0), (THREAD, 0)],
+    [
+        (HANDLED, 0),
+        (DEFAULT, -15),
+        (TWICE, 0),
+        (MEANWHILE, 0),
+        (LOOP, 0),
+        (FORKED, 0),
+        (CHAINED, 0),
+        (WITHIN, 0),
+        (THREAD, 0),
+    ],
     ids=[
         "handler",
         "no handler",
@@ -115,6 +172,8 @@ print("told")
         "opened meanwhile",
         "a loop's handler",
         "fork",
+        "handlers that call on",
+        "another one within",
         "not the main thread",
     ],
 )

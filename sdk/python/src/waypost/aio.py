@@ -14,6 +14,7 @@ from types import TracebackType
 from typing import Any, TypeVar
 
 from waypost.client import Client
+from waypost.errors import WaypostError
 from waypost.model import (
     DrainOutcome,
     Endpoint,
@@ -87,6 +88,25 @@ class AsyncRegistered:
         """What has become of the lease."""
         return self._registered.status
 
+    @property
+    def registration(self) -> Registration:
+        """What is registered."""
+        return self._registered.registration
+
+    @property
+    def epoch(self) -> int:
+        """The lease's epoch; it grows with each registration. 0 before the first."""
+        return self._registered.epoch
+
+    @property
+    def error(self) -> WaypostError | None:
+        """Why the lease is not held, where there is a reason."""
+        return self._registered.error
+
+    async def wait(self, timeout: float) -> bool:
+        """Waits until the lease is held, at most so many seconds."""
+        return await _off_loop(lambda: self._registered.wait(timeout))
+
     def set_health(self, healthy: bool, reason: str = "") -> None:
         """Takes the instance out of rotation, and puts it back."""
         self._registered.set_health(healthy, reason)
@@ -99,6 +119,10 @@ class AsyncRegistered:
         """Registers something else in place of what is registered."""
         self._registered.update(registration)
 
+    async def release(self) -> None:
+        """Stops the heartbeats without deregistering: another process of the same instance goes on with it."""
+        await _off_loop(self._registered.release)
+
     async def drain(self, timeout: float | None = None) -> DrainOutcome:
         """Takes the instance out through the drain barrier; keep serving until it returns."""
         return await _off_loop(lambda: self._registered.drain(timeout))
@@ -109,7 +133,11 @@ class AsyncRegistered:
 
 
 class AsyncWatch:
-    """Steps of a watch, as an asynchronous iterator; `aclose`, or the end of `async with`, ends it."""
+    """Steps of a watch, as an asynchronous iterator; `aclose`, or the end of `async with`, ends it.
+
+    So does a wait for a step that is cancelled, by `asyncio.wait_for` for example. Whoever looks now and then keeps the
+    step: `step = asyncio.ensure_future(anext(watch))`, and `await asyncio.wait({step}, timeout=1)` until it is done.
+    """
 
     def __init__(self, watch: Watch) -> None:
         self._watch = watch
@@ -148,14 +176,27 @@ class AsyncClient:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.close()
+
+    @property
+    def url(self) -> str:
+        """The control plane in use."""
+        return self._sync.url
+
+    async def close(self) -> None:
+        """Drains what is still registered."""
         await _off_loop(self._sync.close)
 
     async def register(
         self, registration: Registration, *, ttl: float = 10.0, wait: float = 30.0, drain_timeout: float = 30.0
     ) -> AsyncRegistered:
-        """Registers an instance, and keeps it registered until it is drained."""
-        call = lambda: self._sync.register(registration, ttl=ttl, wait=wait, drain_timeout=drain_timeout)  # noqa: E731
-        return AsyncRegistered(await _off_loop(call))
+        """Registers an instance, and keeps it registered until it is drained. Cancelled, it leaves none registered."""
+        registered, granted = self._sync._begin(registration, ttl, drain_timeout)  # noqa: SLF001 (the two are one)
+        # Nobody holds the lease of a call that is cancelled. The end of the program waits for this thread.
+        leave = threading.Thread(target=registered.deregister, args=("its registration was cancelled",))
+        if wait > 0:
+            await _off_loop(lambda: granted(wait), leave.start)
+        return AsyncRegistered(registered)
 
     async def services(self, namespace: str = "") -> list[ServiceSummary]:
         """All services, sorted by name."""
@@ -178,7 +219,7 @@ class AsyncClient:
     async def resolve(
         self, service: str, *, namespace: str = "default", version: str = "", tags: Sequence[str] = (), zone: str = ""
     ) -> list[Endpoint]:
-        """The instances of a service that take traffic now."""
+        """The instances of a service that take traffic now; see `Client.resolve` for what it raises."""
         return await _off_loop(
             lambda: self._sync.resolve(service, namespace=namespace, version=version, tags=tags, zone=zone)
         )
@@ -188,17 +229,37 @@ class AsyncClient:
         return AsyncWatch(self._sync.watch(service, namespace=namespace))
 
     async def drain(
-        self, service: str, instance: str, *, namespace: str = "default", cancel: bool = False, reason: str = ""
+        self,
+        service: str,
+        instance: str,
+        *,
+        namespace: str = "default",
+        timeout: float = 30.0,
+        cancel: bool = False,
+        reason: str = "",
     ) -> DrainOutcome:
-        """Takes an instance out of rotation, or puts it back; it stays registered."""
-        return await _off_loop(
-            lambda: self._sync.drain(service, instance, namespace=namespace, cancel=cancel, reason=reason)
+        """Takes an instance out of rotation, or with `cancel` puts it back; it stays registered.
+
+        Returns when no proxy has a request in flight to it; after `timeout` seconds it says who was waited for.
+        """
+        call = lambda: self._sync.drain(  # noqa: E731
+            service, instance, namespace=namespace, timeout=timeout, cancel=cancel, reason=reason
         )
+        return await _off_loop(call)
 
     async def deregister(
-        self, service: str, instance: str, *, namespace: str = "default", epoch: int = 0, drain: bool = False
+        self,
+        service: str,
+        instance: str,
+        *,
+        namespace: str = "default",
+        epoch: int = 0,
+        drain: bool = False,
+        timeout: float = 30.0,
+        reason: str = "",
     ) -> DrainOutcome:
-        """Removes an instance, after a drain if asked."""
-        return await _off_loop(
-            lambda: self._sync.deregister(service, instance, namespace=namespace, epoch=epoch, drain=drain)
+        """Removes an instance, after a drain if asked; epoch 0 means whichever is there."""
+        call = lambda: self._sync.deregister(  # noqa: E731
+            service, instance, namespace=namespace, epoch=epoch, drain=drain, timeout=timeout, reason=reason
         )
+        return await _off_loop(call)

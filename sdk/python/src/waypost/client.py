@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 from types import TracebackType
 
+from waypost.errors import ControlPlaneUnreachableError
 from waypost.keeper import Keeper, new_lease, superseded
 from waypost.leases import Phase
 from waypost.model import (
@@ -20,8 +23,11 @@ from waypost.model import (
     duration,
 )
 from waypost.registered import Registered
-from waypost.transport import Transport
+from waypost.transport import Transport, instance_path
 from waypost.watch import Watch
+
+# How many instances a client drains at a time when it is closed.
+_SIDE_BY_SIDE = 64
 
 
 class Client:
@@ -29,6 +35,7 @@ class Client:
 
     `urls` is one URL, a list, or several with commas between; without it the environment names them
     (WAYPOST_REGISTRY_URL, TAPPER_REGISTRY_URL, TAPER_REGISTRY_URL), and without that it is http://127.0.0.1:7401.
+    A call takes at most `timeout` seconds, however many control planes it asks.
     """
 
     def __init__(self, urls: str | Sequence[str] | None = None, *, client: str = "", timeout: float = 5.0) -> None:
@@ -54,9 +61,22 @@ class Client:
         return str(self._transport.current)
 
     def close(self) -> None:
-        """Drains what is still registered."""
-        for registered in list(self._registered):
-            registered.drain()
+        """Drains what is still registered, side by side."""
+        waiting = list(self._registered)
+
+        def drain_the_rest() -> None:
+            with contextlib.suppress(IndexError):
+                while True:
+                    waiting.pop().drain()
+
+        helpers = [threading.Thread(target=drain_the_rest, daemon=True) for _ in waiting[1:_SIDE_BY_SIDE]]
+        with contextlib.suppress(RuntimeError):  # at the interpreter's end no thread can be started: one by one, then
+            for helper in helpers:
+                helper.start()
+        drain_the_rest()
+        for helper in helpers:
+            if helper.ident is not None:
+                helper.join()
 
     def register(
         self,
@@ -71,24 +91,37 @@ class Client:
         Waits at most `wait` seconds for the control plane to grant it, and raises what it says or why it cannot be
         reached. With `wait=0` it returns at once, and goes on trying for ever.
         """
+        registered, granted = self._begin(registration, ttl, drain_timeout)
+        if wait > 0:
+            granted(wait)
+        return registered
+
+    def _begin(
+        self, registration: Registration, ttl: float, drain_timeout: float
+    ) -> tuple[Registered, Callable[[float], None]]:
+        """Begins to register an instance, and returns as well how to wait until that is granted, or raise why not."""
         lease = new_lease(registration, ttl)
         registered = Registered(
             self._keeper, lambda: Transport(self._urls), lease, self._client, drain_timeout, left=self._left
         )
-        self._keeper.keep(lease)
 
         def settled() -> bool:
             hopeless = lease.error is not None and not lease.error.is_retryable
             return lease.phase in (Phase.HELD, Phase.OVER) or hopeless
 
-        if wait > 0:
+        def granted(wait: float) -> None:
             self._keeper.wait(settled, wait)
             if lease.phase is not Phase.HELD:
-                error = lease.error or self._keeper.away or superseded(lease)
-                self._keeper.forget(lease)
+                late = ControlPlaneUnreachableError(f"{lease.key}: no control plane has granted it within {wait:g} s")
+                other = superseded(lease) if lease.phase is Phase.OVER and not lease.leaving else late
+                error = lease.error or self._keeper.away or other
+                self._keeper.give_up(lease)
+                self._left(registered)
                 raise error
+
         self._registered[registered] = None
-        return registered
+        self._keeper.keep(lease)
+        return registered, granted
 
     def _left(self, registered: Registered) -> None:
         self._registered.pop(registered, None)
@@ -127,7 +160,11 @@ class Client:
         tags: Sequence[str] = (),
         zone: str = "",
     ) -> list[Endpoint]:
-        """The instances of a service that take traffic now, those of `zone` first; NotFoundError if there is none."""
+        """The instances of a service that take traffic now, those of `zone` first; there is one at least.
+
+        NotFoundError: there is no such service, or none of its instances has that version and those tags. RefusedError
+        with a status of 503: there are some, and none of them takes traffic now.
+        """
         query = {"service": service, "namespace": namespace, "version": version, "tag": list(tags), "zone": zone}
         answer = self._transport.call("GET", "/v1/resolve", query=query, timeout=self._timeout)
         return [Endpoint.from_json(each) for each in answer.get("instances") or ()]
@@ -157,8 +194,8 @@ class Client:
             "reason": reason,
             "client": self._client,
         }
-        path = _path(InstanceKey(namespace, service, instance)) + "/drain"
-        answer = self._transport.call("POST", path, body=body, timeout=timeout + self._timeout)
+        path = instance_path(InstanceKey(namespace, service, instance)) + "/drain"
+        answer = self._transport.call("POST", path, body=body, timeout=self._timeout, waits=timeout)
         return DrainOutcome.from_json(answer.get("drain"), 0.0)
 
     def deregister(
@@ -180,11 +217,7 @@ class Client:
             "reason": reason,
             "client": self._client,
         }
-        patience = self._timeout + (timeout if drain else 0.0)
-        path = _path(InstanceKey(namespace, service, instance))
-        answer = self._transport.call("DELETE", path, query=query, timeout=patience)
+        path = instance_path(InstanceKey(namespace, service, instance))
+        waits = timeout if drain else 0.0
+        answer = self._transport.call("DELETE", path, query=query, timeout=self._timeout, waits=waits)
         return DrainOutcome.from_json(answer.get("drain"), 0.0)
-
-
-def _path(key: InstanceKey) -> str:
-    return f"/v1/instances/{key.namespace}/{key.service}/{key.id}"

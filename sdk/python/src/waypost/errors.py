@@ -98,6 +98,11 @@ class RefusedError(WaypostError):
 
     def __init__(self, problem: Problem, asked: str) -> None:
         super().__init__(f"{asked}: {problem.detail} ({problem.status} {problem.code})", problem)
+        self._asked = asked
+
+    def __reduce__(self) -> tuple[type[RefusedError], tuple[Problem, str]]:
+        """Other processes get it whole (pickle); what an exception is made of is its message alone by default."""
+        return type(self), (self.problem, self._asked)
 
 
 class NotFoundError(RefusedError):

@@ -9,6 +9,8 @@ which its caller waits for (`registered`).
 
 from __future__ import annotations
 
+import contextlib
+import json
 import logging
 import os
 import threading
@@ -17,10 +19,10 @@ import weakref
 from collections.abc import Callable
 
 from waypost.backoff import Backoff
-from waypost.errors import LeaseSupersededError, RefusedError, WaypostError
+from waypost.errors import ConfigurationError, ControlPlaneUnreachableError, LeaseSupersededError, WaypostError
 from waypost.leases import Lease, Phase, Verdict, due_beats, due_registrations, next_due
 from waypost.model import Grant, Load, Registration, duration
-from waypost.transport import Transport
+from waypost.transport import Transport, instance_path
 
 log = logging.getLogger("waypost")
 
@@ -71,6 +73,12 @@ class Keeper:
                 self._leases.remove(lease)
             self._changed.notify_all()
 
+    def give_up(self, lease: Lease) -> None:
+        """Stops trying to register a lease; what is granted all the same is given back."""
+        with self._changed:
+            lease.leaving = True
+            self.forget(lease)
+
     def change(self, change: Callable[[float], None]) -> None:
         """Changes a lease with the lock held."""
         with self._changed:
@@ -98,43 +106,51 @@ class Keeper:
             return lease.grant.epoch if lease.grant else 0
 
     def _run(self) -> None:
-        while True:
-            with self._changed:
-                if not self._leases:
-                    self._thread = None
-                    self._transport.close()
-                    return
-                due = next_due(self._leases)
-                now = time.monotonic()
-                start = None if due is None else max(due, self._not_before)
-                if start is None or start > now:
-                    self._changed.wait(None if start is None else start - now)
-                    continue
-                beats = due_beats(self._leases, now)
-                messages = [lease.beat() for lease in beats]
-            if messages:
-                self._beat(beats, messages)
-            self._register()
+        goes_on = True
+        while goes_on:
+            try:
+                goes_on = self._round()
+            except Exception as error:
+                self._lost([], self._known(error))
+
+    def _round(self) -> bool:
+        """Waits for what is due, or does it; False when there is no lease any more."""
+        with self._changed:
+            if not self._leases:
+                self._thread = None
+                self._transport.close()
+                return False
+            due = next_due(self._leases)
+            now = time.monotonic()
+            start = None if due is None else max(due, self._not_before)
+            if start is None or start > now:
+                self._changed.wait(None if start is None else start - now)
+                return True
+            beats = due_beats(self._leases, now)
+            messages = [lease.beat() for lease in beats]
+        if messages:
+            self._beat(beats, messages)
+        self._register()
+        return True
 
     def _beat(self, beats: list[Lease], messages: list[dict[str, object]]) -> None:
         patience = min((lease.grant.interval for lease in beats if lease.grant), default=_LONGEST_SILENCE)
-        address = self._transport.current
         try:
             answer = self._transport.call(
                 "POST", "/v1/heartbeats", body={"beats": messages}, timeout=min(patience, _LONGEST_SILENCE)
             )
-        except WaypostError as error:
-            self._lost(beats, error)
+            with self._changed:
+                now = time.monotonic()
+                for lease, result in zip(beats, answer.get("results") or (), strict=False):
+                    self._judge(lease, lease.result(result, now))
+                self._changed.notify_all()
+        except Exception as error:
+            self._lost(beats, self._known(error))
             return
         self._found()
-        with self._changed:
-            now = time.monotonic()
-            for lease, result in zip(beats, answer.get("results") or (), strict=False):
-                self._judge(lease, lease.result(result, now))
-            self._changed.notify_all()
         if answer.get("going_away"):
             self._transport.close()
-            self._transport.move_on(address)
+            self._transport.move_on(self._transport.current)
 
     def _judge(self, lease: Lease, verdict: Verdict | None) -> None:
         if verdict is Verdict.LOST:
@@ -155,30 +171,55 @@ class Keeper:
 
     def _register_one(self, lease: Lease) -> None:
         declared = lease.registration
-        body = {"instance": declared.to_json(), "ttl": duration(lease.ttl), "client": self._client}
         try:
+            check(declared, lease.ttl)  # what it holds may have been changed since
+            body = {"instance": declared.to_json(), "ttl": duration(lease.ttl), "client": self._client}
             answer = self._transport.call("POST", "/v1/instances", body=body, timeout=_REGISTER_TIMEOUT)
-        except WaypostError as error:
+            grant = Grant.from_json(answer)
+        except Exception as error:
+            known = self._known(error)
             with self._changed:
                 lease.refused(time.monotonic())
-                lease.error = error
+                lease.error = known
                 self._changed.notify_all()
-            if isinstance(error, RefusedError):
-                log.error("%s cannot be registered: %s", lease.key, error)
+            if isinstance(known, ControlPlaneUnreachableError):
+                self._lost([], known)
             else:
-                self._lost([], error)
+                log.error("%s cannot be registered: %s", lease.key, known)
             return
         self._found()
-        grant = Grant.from_json(answer)
         with self._changed:
-            lease.granted(grant, time.monotonic())
-            lease.error = None
-            if lease.registration != declared:  # it has been replaced meanwhile
-                lease.replace(lease.registration, time.monotonic())
-            self._changed.notify_all()
+            late = lease.leaving and lease not in self._leases
+            if not late:
+                lease.granted(grant, time.monotonic())
+                lease.error = None
+                if lease.registration != declared:  # it has been replaced meanwhile
+                    lease.replace(lease.registration, time.monotonic())
+                self._changed.notify_all()
+        if late:
+            self._give_back(grant)
+            return
         for conflict in grant.conflicts:
             log.warning("%s does not get all of its routes: %s", grant.key, conflict)
         log.info("registered %s at %s (epoch %d)", grant.key, declared.address, grant.epoch)
+
+    def _give_back(self, grant: Grant) -> None:
+        """Nobody beats for it: it would get requests until it runs out."""
+        query = {"epoch": str(grant.epoch), "reason": "granted too late", "client": self._client}
+        with contextlib.suppress(WaypostError):
+            self._transport.call("DELETE", instance_path(grant.key), query=query, timeout=_REGISTER_TIMEOUT)
+
+    def _known(self, error: Exception) -> WaypostError:
+        """What nobody has foreseen ends no thread, as all leases would run out for it: it counts as an outage."""
+        if isinstance(error, WaypostError):
+            return error
+        address = self._transport.current
+        log.error("unforeseen, with the control plane at %s", address, exc_info=error)
+        self._transport.close()
+        self._transport.move_on(address)
+        return ControlPlaneUnreachableError(
+            f"unforeseen, with the control plane at {address}: {error!r}; does a Waypost control plane answer there?"
+        )
 
     def _lost(self, beats: list[Lease], error: WaypostError) -> None:
         now = time.monotonic()
@@ -207,8 +248,20 @@ def superseded(lease: Lease) -> LeaseSupersededError:
     )
 
 
+def check(registration: Registration, ttl: float) -> None:
+    """ConfigurationError where something cannot be said to a control plane at all; it says the rules for the rest."""
+    try:
+        json.dumps([registration.to_json(), duration(ttl)])
+    except (TypeError, ValueError, AttributeError) as error:
+        raise ConfigurationError(
+            f"the registration of {registration.service!r} cannot be written as JSON: {error}; give text, numbers and "
+            "what holds them, as the fields' types say"
+        ) from error
+
+
 def new_lease(registration: Registration, ttl: float, load: Load | None = None) -> Lease:
     """A lease that is to be registered at once."""
+    check(registration, ttl)
     return Lease(registration, ttl, due=0.0, load=load)
 
 

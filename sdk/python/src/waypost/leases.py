@@ -67,11 +67,8 @@ class Lease:
 
     @property
     def key(self) -> InstanceKey:
-        """Its name; where the registration gives no id, its address is its id."""
-        if self.grant is not None:
-            return self.grant.key
-        declared = self.registration
-        return InstanceKey(declared.namespace, declared.service, declared.id or declared.address)
+        """Its name, as the control plane writes it once it has granted the lease."""
+        return self.grant.key if self.grant is not None else self.registration.key
 
     def beat(self) -> dict[str, Any]:
         """The contract's Beat."""

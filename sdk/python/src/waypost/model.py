@@ -118,9 +118,19 @@ class Registration:
     """Whether the prefix is removed before a request is forwarded; `None` means yes."""
     endpoints: tuple[str, ...] = ()
     """What it answers, as `METHOD /path/{parameter}`; forwarded with the path unchanged."""
-    metadata: Mapping[str, str] = field(default_factory=dict)
+    metadata: Mapping[str, str] = field(default_factory=dict, hash=False)
     start_unhealthy: bool = False
     """Whether it starts out of rotation, until its health is reported as good."""
+
+    def __post_init__(self) -> None:
+        # Who does not check types gives lists, which may change and are not equal to what is read back.
+        object.__setattr__(self, "tags", tuple(self.tags))
+        object.__setattr__(self, "endpoints", tuple(self.endpoints))
+
+    @property
+    def key(self) -> InstanceKey:
+        """Its name; where no id is given, its address is its id."""
+        return InstanceKey(self.namespace, self.service, self.id or self.address)
 
     @classmethod
     def from_json(cls, value: Json) -> Registration:
@@ -332,6 +342,8 @@ class Grant:
     def from_json(cls, value: Json) -> Grant:
         """Reads the contract's RegisterResponse."""
         ttl = seconds(value.get("ttl")) or 10.0
+        if not value.get("key") or not integer(value.get("epoch", 0)):
+            raise ValueError("a grant without a key or an epoch")
         interval = seconds(value.get("heartbeat_interval")) or ttl / 3
         conflicts = tuple(
             f"{each.get('route', '')} is held by {(each.get('winner') or {}).get('name', 'another service')}"

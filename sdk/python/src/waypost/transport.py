@@ -1,8 +1,11 @@
 """Requests to the control plane's HTTP API: one or more control planes, of which one is used until it fails.
 
-Which one is drawn by lot, so that clients spread; so is the next one after a failure. Nobody goes back. `http.client`
-does the protocol. Deliberately absent: waiting between attempts (see `backoff`), and proxies from the environment: the
-control plane is reached directly.
+Each client goes through them in an order of its own, drawn by lot, so that clients spread, and those of one that fails
+spread over the others. One that answers that it cannot just now (its store is away, it is about to stop) has failed
+as well. Nobody goes back before the others had their turn. `http.client` does the protocol.
+
+Deliberately absent: waiting between attempts (see `backoff`), and proxies from the environment: the control plane is
+reached directly.
 """
 
 from __future__ import annotations
@@ -14,12 +17,21 @@ import os
 import random
 import socket
 import threading
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import quote, urlencode, urlsplit
 
-from waypost.errors import ConfigurationError, ControlPlaneUnreachableError, NotFoundError, Problem, RefusedError
+from waypost.errors import (
+    ConfigurationError,
+    ControlPlaneUnreachableError,
+    NotFoundError,
+    Problem,
+    RefusedError,
+    WaypostError,
+)
+from waypost.model import InstanceKey
 
 DEFAULT_URL = "http://127.0.0.1:7401"
 # The second and third are Tapper's; both spellings are in use.
@@ -28,6 +40,7 @@ _USER_AGENT = "waypost-python"
 _NOT_FOUND = 404
 _OK = range(200, 300)
 _MOST_ATTEMPTS = 8
+_SHORTEST = 0.01
 
 
 @dataclass(frozen=True)
@@ -75,10 +88,12 @@ class Transport:
 
     def __init__(self, urls: str | Sequence[str] | None = None, *, keep: bool = False) -> None:
         self.addresses = addresses(urls)
+        """In the order in which they have their turns."""
         if not self.addresses:
             raise ConfigurationError(f"no control plane is named: pass a URL such as {DEFAULT_URL}")
+        random.shuffle(self.addresses)
         self._lock = threading.Lock()
-        self._current = random.randrange(len(self.addresses))  # noqa: S311 (spreads clients, guards nothing)
+        self._current = 0
         self._keep = keep
         self._kept: http.client.HTTPConnection | None = None
 
@@ -88,11 +103,10 @@ class Transport:
         return self.addresses[self._current]
 
     def move_on(self, failed: Address) -> None:
-        """Another one's turn, unless somebody else who saw the same failure has moved on already."""
+        """The next one's turn, unless somebody else who saw the same failure has moved on already."""
         with self._lock:
-            others = [index for index, address in enumerate(self.addresses) if address != failed]
-            if others and self.current == failed:
-                self._current = random.choice(others)  # noqa: S311
+            if self.current == failed:
+                self._current = (self._current + 1) % len(self.addresses)
 
     def close(self) -> None:
         """Closes the connection that is kept, if any."""
@@ -108,33 +122,48 @@ class Transport:
         query: Mapping[str, object] | None = None,
         body: object = None,
         timeout: float = 5.0,
+        waits: float = 0.0,
     ) -> dict[str, Any]:
         """One request and its answer. Raises ControlPlaneUnreachableError, or RefusedError with the problem.
 
-        Where one control plane cannot be reached the others are asked in turn; all calls may be made twice.
-        """
-        for _ in self.addresses[1:_MOST_ATTEMPTS]:
-            with contextlib.suppress(ControlPlaneUnreachableError):
-                return self._call(method, path, query, body, timeout)
-        return self._call(method, path, query, body, timeout)
+        Where one control plane cannot be reached, or cannot do it just now, the others are asked in turn; all calls may
+        be made twice. Where none can, what one has answered counts more than that others have not.
 
-    def _call(
-        self, method: str, path: str, query: Mapping[str, object] | None, body: object, timeout: float
-    ) -> dict[str, Any]:
-        address = self.current
-        target = address.path + path + _query(query)
-        try:
-            status, content = self._exchange(address, method, target, body, timeout)
-        except (OSError, http.client.HTTPException) as error:
-            self.close()
+        All of it takes at most `timeout` seconds, and `waits` more, for which the control plane may hold its answer
+        back. Each attempt but the last leaves half of `timeout` to those after it.
+        """
+        deadline = time.monotonic() + waits + timeout
+        first = self._current
+        last: WaypostError | None = None
+        attempts = min(len(self.addresses), _MOST_ATTEMPTS)
+        for attempt in range(attempts):
+            left = max(deadline - time.monotonic(), _SHORTEST)
+            patience = left if attempt + 1 == attempts else left - min(timeout, left) / 2
+            address = self.addresses[(first + attempt) % len(self.addresses)]
+            try:
+                return self._call(address, method, path + _query(query), body, patience)
+            except RefusedError as error:
+                if not error.is_retryable:
+                    raise
+                last = error
+            except ControlPlaneUnreachableError as error:
+                last = last if isinstance(last, RefusedError) else error
             self.move_on(address)
+        raise last or ConfigurationError("no control plane is named")
+
+    def _call(self, address: Address, method: str, path: str, body: object, timeout: float) -> dict[str, Any]:
+        try:
+            status, content = self._exchange(address, method, address.path + path, body, timeout)
+        except (OSError, UnicodeError, http.client.HTTPException) as error:  # UnicodeError: no name of a host
+            self.close()
             raise unreachable(address, error) from error
         document = _document(content)
         if status not in _OK:
-            raise refusal(status, document, f"{method} {address}{path}")
+            raise refusal(status, document, f"{method} {address}{path.partition('?')[0]}")
         if document is None:
             raise ControlPlaneUnreachableError(
-                f"{method} {address}{path}: the answer is not JSON; is {address} a Waypost control plane's HTTP port?"
+                f"{method} {address}{path.partition('?')[0]}: the answer is not JSON; is {address} a Waypost control "
+                "plane's HTTP port?"
             )
         return document
 
@@ -148,12 +177,14 @@ class Transport:
             response = connection.getresponse()
             if response.status not in _OK:
                 raise refusal(response.status, _document(response.read()), f"GET {address}{path}")
-        except (OSError, http.client.HTTPException) as error:
+        except (OSError, UnicodeError, http.client.HTTPException) as error:
             connection.close()
             self.move_on(address)
             raise unreachable(address, error) from error
-        except RefusedError:
+        except RefusedError as error:
             connection.close()
+            if error.is_retryable:
+                self.move_on(address)
             raise
         return Stream(address, connection, response, peer)
 
@@ -225,6 +256,11 @@ class Stream:
         if self._reading.acquire(blocking=False):
             self._connection.close()
             self._reading.release()
+
+
+def instance_path(key: InstanceKey) -> str:
+    """Where an instance is in the API. An id may hold what has a meaning of its own in a URL (`#`, `?`, `%`)."""
+    return "/v1/instances/" + "/".join(quote(part, safe="") for part in (key.namespace, key.service, key.id))
 
 
 def unreachable(address: Address, error: BaseException) -> ControlPlaneUnreachableError:

@@ -15,11 +15,13 @@ from waypost.errors import ConfigurationError
 from waypost.gateway import (
     Forbidden,
     GatewayRequest,
+    InstanceStatus,
     LeastConnectionsBalancer,
     LoadBalancer,
     RandomBalancer,
     RoundRobinBalancer,
     ServiceInstance,
+    ServiceStatus,
     Unauthorized,
     WaypostGateway,
 )
@@ -98,8 +100,15 @@ def test_round_robin_keeps_services_apart_whose_names_are_the_same() -> None:
 class Last(LoadBalancer):
     """As Tapper's README writes one."""
 
-    def select_instance(self, instances):  # type: ignore[no-untyped-def, override]
+    def select_instance(self, instances):  # type: ignore[no-untyped-def]
         return instances[-1]
+
+
+class First(LoadBalancer):
+    """The same with types, which mypy accepts."""
+
+    def select_instance(self, instances: list[ServiceInstance]) -> ServiceInstance:
+        return instances[0]
 
 
 class Named(LoadBalancer):
@@ -109,7 +118,7 @@ class Named(LoadBalancer):
         return instances[0] if service_name == "a" else instances[-1]
 
 
-@pytest.mark.parametrize(("balancer", "at"), [(Last(), -1), (Named(), 0)])
+@pytest.mark.parametrize(("balancer", "at"), [(Last(), -1), (First(), 0), (Named(), 0)])
 def test_a_balancer_of_ones_own_chooses(
     control_plane: FakeControlPlane, serve: Serve, gateway_to: Start, balancer: LoadBalancer, at: int
 ) -> None:
@@ -132,6 +141,23 @@ def test_a_choice_that_is_none_is_an_internal_error(
     answer = httpx.get(f"{server.url}/a")
     assert (answer.status_code, answer.headers["x-waypost-reason"]) == (500, "internal")
     assert "elsewhere" in answer.json()["detail"]
+
+
+def test_a_balancer_that_fails_is_an_internal_error_and_named_in_the_log(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Thirteenth(LoadBalancer):
+        def select_instance(self, instances: list[ServiceInstance], service_name: str = "") -> ServiceInstance:  # noqa: ARG002
+            return instances[12]
+
+    control_plane.add("a", serve(echo).address)
+    _, server = gateway_to(load_balancer=Thirteenth())
+    answer = httpx.get(f"{server.url}/a")
+    assert (answer.status_code, answer.headers.get("x-waypost-reason")) == (500, "internal")
+    assert "log" in answer.json()["detail"]
+    (said,) = [record.getMessage() for record in caplog.records if record.name == "waypost.gateway"]
+    assert "Thirteenth" in said
+    assert "IndexError('list index out of range')" in said
 
 
 def _by_token(request: GatewayRequest) -> Mapping[str, str] | None:
@@ -169,6 +195,55 @@ def test_an_auth_provider_lets_pass_refuses_and_adds(
     assert get("broken").status_code == 500, "what was not checked never passes"
     users = [value for name, value in get("ann").json()["headers"] if name == "x-user"]
     assert users == ["ann"], "a client cannot say who it is"
+
+
+def test_an_auth_provider_takes_fields_away(control_plane: FakeControlPlane, serve: Serve, gateway_to: Start) -> None:
+    def anonymous(_: GatewayRequest) -> dict[str, str | None]:
+        return {"X-User": None, "x-nobody": None, "x-empty": ""}
+
+    control_plane.add("a", serve(echo).address)
+    _, server = gateway_to(auth_provider=anonymous)
+    answer = httpx.get(f"{server.url}/a", headers=[("x-user", "admin"), ("X-USER", "root"), ("x-kept", "yes")])
+    got = {name: value for name, value in answer.json()["headers"] if name.startswith("x-") and "forw" not in name}
+    assert got == {"x-kept": "yes", "x-empty": ""}
+
+
+@pytest.mark.parametrize(
+    ("returned", "says"),
+    [
+        ({"x-user": "Łukasz"}, "x-user that a header field cannot carry"),
+        ({"x-user": "a\r\nx-admin: yes"}, "x-user that a header field cannot carry"),
+        ({"x-user": 7}, "x-user that a header field cannot carry"),
+        ({"x user": "ann"}, "'x user', which is no name"),
+    ],
+)
+def test_a_field_that_an_auth_provider_cannot_add_is_said_in_the_log(
+    gateway_to: Start, caplog: pytest.LogCaptureFixture, returned: Any, says: str
+) -> None:
+    _, server = gateway_to(auth_provider=lambda _: returned)
+    answer = httpx.get(f"{server.url}/a")
+    assert (answer.status_code, answer.headers["x-waypost-reason"]) == (500, "internal")
+    assert says in caplog.text
+
+
+def test_an_auth_provider_is_asked_before_the_gateway_says_which_services_there_are(
+    control_plane: FakeControlPlane, serve: Serve, gateway_to: Start
+) -> None:
+    asked: list[tuple[str, str, str | None]] = []
+
+    def provider(request: GatewayRequest) -> None:
+        asked.append((request.method, request.path, request.service))
+        if request.header("authorization") is None:
+            raise Unauthorized
+
+    control_plane.add("a", serve(echo).address)
+    _, server = gateway_to(auth_provider=provider, health_path="/health")
+    anonymous = httpx.get(f"{server.url}/health")
+    assert (anonymous.status_code, anonymous.headers["x-waypost-reason"]) == (401, "unauthorized")
+    assert "services" not in anonymous.json()
+    known = httpx.get(f"{server.url}/health", headers={"authorization": "Bearer ann"})
+    assert set(known.json()["services"]) == {"a"}
+    assert asked == [("GET", "/health", None)] * 2
 
 
 @pytest.mark.parametrize(
@@ -220,7 +295,10 @@ def test_the_status_can_be_written_as_json(control_plane: FakeControlPlane, serv
     control_plane.add("a", address, version="1.2.0")
     control_plane.add("a", "127.0.0.1:9", state="INSTANCE_STATE_DOWN")
     gateway, _ = gateway_to()
-    status = json.loads(json.dumps(gateway.get_service_status()))
+    said = gateway.get_service_status()
+    assert set(said["a"]) == ServiceStatus.__required_keys__
+    assert all(set(each) == InstanceStatus.__required_keys__ for each in said["a"]["instances"])
+    status = json.loads(json.dumps(said))
     assert (status["a"]["status"], status["a"]["versions"]) == ("degraded", ["1.2.0"])
     assert {each["url"]: each["state"] for each in status["a"]["instances"]} == {
         f"http://{address}": "up",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 from collections.abc import Callable
 from typing import Any
 
@@ -11,7 +12,9 @@ import pytest
 
 from gateway.harness import FakeControlPlane, Server, echo, eventually
 from ports import free_address
+from waypost.errors import ControlPlaneUnreachableError
 from waypost.gateway import WaypostGateway
+from waypost.gateway.control_plane import document
 from waypost.gateway.discovery import Discovery
 from waypost.transport import Address
 
@@ -24,7 +27,8 @@ def _status(server: Server, path: str = "/a") -> int:
 
 
 def _known(gateway: WaypostGateway, service: str = "a") -> set[str]:
-    return {each["url"] for each in gateway.get_service_status().get(service, {}).get("instances", [])}
+    status = gateway.get_service_status().get(service)
+    return {each["url"] for each in status["instances"]} if status else set()
 
 
 def test_instances_and_routes_come_and_go(control_plane: FakeControlPlane, serve: Serve, gateway_to: Start) -> None:
@@ -120,7 +124,7 @@ def test_where_there_is_no_stream_everything_is_asked_for_each_interval(
 
 def test_of_several_control_planes_one_that_is_there_is_used(control_plane: FakeControlPlane, serve: Serve) -> None:
     control_plane.add("a", serve(echo).address)
-    gateway = WaypostGateway(f"http://{free_address()},{control_plane.url}", discovery_interval=0.1)
+    gateway = WaypostGateway([f"http://{free_address()}", control_plane.url], discovery_interval=0.1)
     server = serve(gateway)
     eventually(lambda: _known(gateway), "the service is known")
     assert _status(server) == 200
@@ -188,3 +192,19 @@ def test_an_instance_of_a_version_takes_the_requests_of_its_routes(
     _, server = gateway_to()
     for path, expected in (("/a", old.port), ("/a2", new.port)):
         assert {httpx.get(f"{server.url}{path}").json()["port"] for _ in range(4)} == {expected}
+
+
+def test_the_systems_certificates_are_read_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[ssl.SSLContext] = []
+    make = ssl.create_default_context
+
+    def counted() -> ssl.SSLContext:
+        read.append(make())
+        return read[-1]
+
+    monkeypatch.setattr(ssl, "create_default_context", counted)
+    nobody = Address.parse(f"https://{free_address()}")
+    for _ in range(3):
+        with pytest.raises(ControlPlaneUnreachableError):
+            asyncio.run(document(nobody, "/v1/routes"))
+    assert len(read) <= 1, "another test may have read them before"

@@ -25,6 +25,7 @@ from gateway.harness import (
 )
 from ports import free_address
 from waypost.gateway import WaypostGateway
+from waypost.gateway.asgi import Message, Receive, Scope, Send
 
 Start = Callable[..., tuple[WaypostGateway, Server]]
 Serve = Callable[..., Server]
@@ -130,6 +131,35 @@ def read_head_forever(peer: socket.socket) -> None:
     """Waits until the other side ends it."""
     while peer.recv(65536):
         pass
+
+
+@pytest.mark.parametrize(
+    ("body", "content_length"),
+    [(b"inflated", 2), (b"cut", 9)],
+    ids=["a body that became longer", "a body that became shorter"],
+)
+def test_a_body_of_another_length_than_it_says_is_refused_and_no_fault_of_the_instance(
+    control_plane: FakeControlPlane, serve: Serve, body: bytes, content_length: int
+) -> None:
+    control_plane.add("a", serve(echo).address)
+    gateway = WaypostGateway(control_plane.url)
+
+    async def changes(scope: Scope, receive: Receive, send: Send) -> None:
+        """As a middleware does that decompresses bodies and leaves the header as it is."""
+
+        async def changed() -> Message:
+            message = await receive()
+            return {**message, "body": b"" if message.get("more_body") else body}
+
+        await gateway(scope, changed, send)
+
+    server = serve(changes)
+    head = f"POST /a HTTP/1.1\r\nhost: a\r\nconnection: close\r\ncontent-length: {content_length}\r\n\r\n"
+    answer = ask(server, head.encode() + b"z" * content_length)
+    assert _reason(answer) == "400 bad_request"
+    assert b"content-length" in answer.split(b"\r\n\r\n")[1]
+    assert gateway.get_service_status()["a"]["status"] == "healthy"
+    assert _reason(ask(server, _GET)) == "200"
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import importlib.util
 import os
 import re
@@ -15,7 +14,6 @@ from pathlib import Path
 
 import pytest
 
-import waypost.tapper
 from cluster import program
 from gateway.harness import eventually
 from ports import free_address
@@ -151,14 +149,3 @@ def _prints_in_the_end(shell: Shell, script: str, expected: str, folder: Path) -
         lines = (folder / "log").read_text().splitlines()
         log = "\n".join(line for line in lines if " HTTP/1.1" not in line)[-4000:]
         pytest.fail(f"{script}\nprinted {printed!r}, not {expected!r}; the programs said:\n{log}")
-
-
-@needs_tapper
-def test_tappers_names_are_here_or_say_where_to_go() -> None:
-    tapper = importlib.import_module("tapper")
-    elsewhere = {"ServiceInfo", "Route", "RegistryBackend"}
-    for name in elsewhere:
-        with pytest.raises(ImportError, match=r"FROM_TAPPER\.md"):
-            getattr(waypost.tapper, name)
-    assert all(hasattr(waypost.tapper, name) for name in set(tapper.__all__) - elsewhere)
-    assert not hasattr(importlib.import_module("waypost.tapper"), "anything_else")

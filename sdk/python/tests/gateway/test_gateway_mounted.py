@@ -83,6 +83,16 @@ def test_the_health_path_is_its_own_where_the_app_has_none(control_plane: FakeCo
     assert httpx.get(f"{without.url}/health").json()["path"] == "/health"
 
 
+def test_the_health_path_stands_below_the_mount(control_plane: FakeControlPlane, serve: Serve) -> None:
+    control_plane.add("a", serve(echo).address)
+    for options in ({}, {"root_path": "/behind"}):
+        app = FastAPI()
+        app.mount("/api", WaypostGateway(control_plane.url, health_path="/health"))
+        server = serve(app, **options)
+        assert httpx.get(f"{server.url}/api/health").json()["services"]["a"]["status"] == "healthy"
+        assert httpx.get(f"{server.url}/health").status_code == 404
+
+
 def test_each_event_loop_has_its_own(control_plane: FakeControlPlane, serve: Serve) -> None:
     # Starlette's test client runs each request in a new loop.
     control_plane.add("a", serve(echo).address)

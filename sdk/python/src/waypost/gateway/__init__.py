@@ -15,7 +15,12 @@ carries out declared routes and policies. See GATEWAY.md.
 Install it as `waypost[gateway]`.
 """
 
-from waypost.gateway.app import WaypostGateway
+try:
+    from waypost.gateway.app import WaypostGateway
+except ModuleNotFoundError as error:
+    if error.name not in ("h11", "wsproto"):
+        raise
+    raise ImportError(f"waypost.gateway needs {error.name}: pip install 'waypost[gateway]'") from error
 from waypost.gateway.auth import AddedHeaders, AuthProvider, Forbidden, GatewayRequest, Unauthorized
 from waypost.gateway.balancer import (
     LeastConnectionsBalancer,
@@ -26,7 +31,8 @@ from waypost.gateway.balancer import (
     RoundRobinBalancer,
 )
 from waypost.gateway.forward import AnswerBrokeOff
-from waypost.gateway.instance import ServiceInstance
+from waypost.gateway.instance import InstanceStatus, ServiceInstance
+from waypost.gateway.table import ServiceStatus
 
 __all__ = [
     "AddedHeaders",
@@ -34,6 +40,7 @@ __all__ = [
     "AuthProvider",
     "Forbidden",
     "GatewayRequest",
+    "InstanceStatus",
     "LeastConnectionsBalancer",
     "LoadBalancer",
     "LoadBalancerError",
@@ -41,6 +48,7 @@ __all__ = [
     "RandomBalancer",
     "RoundRobinBalancer",
     "ServiceInstance",
+    "ServiceStatus",
     "Unauthorized",
     "WaypostGateway",
 ]

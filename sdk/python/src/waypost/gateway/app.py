@@ -12,8 +12,7 @@ import asyncio
 import contextlib
 import json
 import logging
-from collections.abc import AsyncIterator
-from typing import Any
+from collections.abc import AsyncIterator, Sequence
 
 from waypost.errors import ConfigurationError, WaypostError
 from waypost.gateway.asgi import Receive, Scope, Send
@@ -24,8 +23,8 @@ from waypost.gateway.forward import Exchange, Limits
 from waypost.gateway.host import own_route
 from waypost.gateway.pool import Pool
 from waypost.gateway.problem import Reason, Refusal
-from waypost.gateway.table import Table
-from waypost.gateway.target import target_of
+from waypost.gateway.table import ServiceStatus, Table
+from waypost.gateway.target import checked, path_of, target_of
 from waypost.gateway.websocket import Tunnel
 from waypost.transport import addresses
 
@@ -37,7 +36,7 @@ _PAUSE = 300.0
 class WaypostGateway:
     """An ASGI app that forwards each request to the service that answers its path.
 
-    - `registry_url`: the control plane's HTTP address, or several, separated by commas. `None` means
+    - `registry_url`: the control plane's HTTP address, or several, in a list or with commas. `None` means
       WAYPOST_REGISTRY_URL, TAPPER_REGISTRY_URL or TAPER_REGISTRY_URL, or else http://127.0.0.1:7401.
     - `discovery_interval`: changes come as they happen; where that is not possible, the control plane is asked each
       so many seconds. It is also the longest wait before another attempt to reach it.
@@ -46,15 +45,15 @@ class WaypostGateway:
     - `auth_provider`: see `AuthProvider`.
     - `namespace`: only this namespace's services; empty means all.
     - `retries`: how many further instances a request is sent to where that is safe.
-    - `health_path`: a path that is answered with `get_service_status()`, unless the app it is mounted in does that
-      itself.
+    - `health_path`: a path, below where the gateway is mounted, that is answered with `get_service_status()`, unless
+      the app it is mounted in does that itself. An `auth_provider` is asked first.
 
     Raises ConfigurationError for what makes no sense.
     """
 
     def __init__(
         self,
-        registry_url: str | None = None,
+        registry_url: str | Sequence[str] | None = None,
         discovery_interval: float = 30,
         timeout: float = 5,
         load_balancer: str | LoadBalancer = "round-robin",
@@ -95,14 +94,15 @@ class WaypostGateway:
         if kind == "websocket":
             await receive()  # websocket.connect
         try:
-            if kind == "http" and scope["path"] == self._health_path:
+            if kind == "http" and self._health_path is not None and path_of(scope) == self._health_path:
+                await checked(self._auth, scope, self._health_path, None)
                 await _say_health(self.get_service_status(), scope, send)
                 return
             await self._forward(table, running, scope, receive, send)
         except Refusal as refusal:
             await refusal.answer(scope, send)
 
-    def get_service_status(self) -> dict[str, Any]:
+    def get_service_status(self) -> dict[str, ServiceStatus]:
         """Each service by name: `{"users": {"status": "healthy", "versions": ["1.0.0"], "instances": [...]}}`.
 
         `status` is `healthy` where all instances take requests, `degraded` where some do, `down` where none does.
@@ -186,7 +186,7 @@ class _Running:
             await self._task
 
 
-async def _say_health(services: dict[str, Any], scope: Scope, send: Send) -> None:
+async def _say_health(services: dict[str, ServiceStatus], scope: Scope, send: Send) -> None:
     body = json.dumps({"status": "healthy", "services": services}).encode()
     headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
     await send({"type": "http.response.start", "status": 200, "headers": headers})

@@ -14,3 +14,5 @@ Receive = Callable[[], Awaitable[Message]]
 Send = Callable[[Message], Awaitable[None]]
 Headers = list[tuple[bytes, bytes]]
 """Header fields in their order, names in lower case, repeated ones as often as they came."""
+Changes = list[tuple[bytes, bytes | None]]
+"""Header fields that replace those of their names; `None` takes them away."""

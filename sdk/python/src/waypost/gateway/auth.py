@@ -1,7 +1,10 @@
 """Who may pass: the contract of an `auth_provider`, and what it is told of a request.
 
-    def only_staff(request: GatewayRequest) -> dict[str, str]:
-        if request.header("authorization") != "Bearer s3cret":
+    def known_or_anonymous(request: GatewayRequest) -> dict[str, str | None]:
+        token = request.header("authorization")
+        if token is None:
+            return {"x-user": None}  # a client that says so itself is not believed
+        if token != "Bearer s3cret":
             raise Unauthorized("send the staff token", scheme="Bearer")
         return {"x-user": "staff"}
 
@@ -11,14 +14,18 @@ Deliberately absent: tokens, passwords, users. Verifying them is the provider's 
 from __future__ import annotations
 
 import inspect
+import re
 from collections.abc import Awaitable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
-from waypost.gateway.asgi import Headers, Scope
+from waypost.gateway.asgi import Changes, Headers, Scope
 from waypost.gateway.problem import Reason, Refusal
 
-AddedHeaders = Mapping[str, str] | Iterable[tuple[str, str]] | None
+AddedHeaders = Mapping[str, str | None] | Iterable[tuple[str, str | None]] | None
+
+_NAME = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_VALUE = re.compile(r"[\t\x20-\x7e\x80-\xff]*")
 
 
 @dataclass(frozen=True)
@@ -35,7 +42,7 @@ class GatewayRequest:
     client: str | None
     """The client's address, as the ASGI server knows it."""
     service: str | None
-    """Who would get it; `None` where no route matches."""
+    """Who would get it; `None` where no route matches, and for the gateway's own `health_path`."""
     scope: Scope
     """All that the ASGI server says."""
 
@@ -61,10 +68,14 @@ class Forbidden(Refusal):
 
 
 class AuthProvider(Protocol):
-    """Called with each request before it is forwarded or refused otherwise.
+    """Called with each request before it is forwarded, answered by the gateway (`health_path`) or refused otherwise.
 
-    It returns header fields for the instance, which replace those that the client has sent under these names, or
-    `None`; or raises `Unauthorized` or `Forbidden`. It may be `async`; one that is not must not wait. Whatever else
+    Deliberately not asked for: the routes of an app around the gateway, which are that app's.
+
+    It returns header fields for the instance, which replace those that the client has sent under these names: a value
+    of `None` takes them away. Where it returns `None` itself, all that the client has sent passes as it is, so that an
+    instance that believes `x-user` would believe it of a client: name such a field in each answer. Or it raises
+    `Unauthorized` or `Forbidden`. It may be `async`; one that is not must not wait. Whatever else
     it raises is answered with 500: a request that was not checked never passes.
     """
 
@@ -72,11 +83,27 @@ class AuthProvider(Protocol):
         """Lets a request pass, with what to add to it."""
 
 
-async def added_by(provider: AuthProvider, request: GatewayRequest) -> Headers:
-    """The fields that a provider adds."""
+async def changed_by(provider: AuthProvider, request: GatewayRequest) -> Changes:
+    """The fields that a provider adds and takes away. Raises ValueError for what is no header field."""
     said = provider(request)
     added = await said if inspect.isawaitable(said) else said
     if added is None:
         return []
     pairs = added.items() if isinstance(added, Mapping) else added
-    return [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
+    return [(_name(name), None if value is None else _value(name, value)) for name, value in pairs]
+
+
+def _name(name: object) -> bytes:
+    if not isinstance(name, str) or not _NAME.fullmatch(name):
+        raise ValueError(f"the auth provider has returned {name!r}, which is no name of a header field")
+    return name.lower().encode()
+
+
+def _value(name: str, value: object) -> bytes:
+    if not isinstance(value, str) or not _VALUE.fullmatch(value):
+        # The value itself may be a secret.
+        raise ValueError(
+            f"the auth provider has returned a value for {name} that a header field cannot carry: return a text in "
+            "ISO 8859-1 without control characters, other texts escaped (urllib.parse.quote), or None for no field"
+        )
+    return value.strip().encode("latin-1")

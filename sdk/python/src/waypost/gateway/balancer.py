@@ -10,12 +10,17 @@ from __future__ import annotations
 
 import difflib
 import inspect
+import logging
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from typing import Any
 
 from waypost.errors import ConfigurationError, WaypostError
 from waypost.gateway.instance import ServiceInstance
+from waypost.gateway.problem import Reason, Refusal
+
+_log = logging.getLogger("waypost.gateway")
 
 
 class LoadBalancerError(WaypostError):
@@ -33,12 +38,18 @@ class NoHealthyInstanceError(WaypostError):
 class LoadBalancer(ABC):
     """Chooses among a service's instances.
 
-    `select_instance` is called in the event loop, so it must not wait. It may as well take `instances` alone.
+    `select_instance` is called in the event loop, so it must not wait. It takes `(instances, service_name)`, or
+    `instances` alone. Where it fails, the request is answered with `internal`, and the log says why;
+    NoHealthyInstanceError is a refusal.
     """
 
     @abstractmethod
-    def select_instance(self, instances: list[ServiceInstance], service_name: str = "") -> ServiceInstance:
+    def select_instance(self, instances: list[ServiceInstance], /, *args: Any, **kwargs: Any) -> ServiceInstance:
         """One of `instances`, which are never none."""
+
+    def _filter_healthy(self, instances: list[ServiceInstance]) -> list[ServiceInstance]:
+        """Those that are well. A balancer is given no others; Tapper's users call it."""
+        return [instance for instance in instances if instance.healthy]
 
 
 class RoundRobinBalancer(LoadBalancer):
@@ -81,6 +92,12 @@ class LeastConnectionsBalancer(LoadBalancer):
         equals = [instance for instance, load in zip(instances, loads, strict=True) if load == least]
         return self._among_equals.select_instance(equals, service_name)
 
+    def increment(self, url: str) -> None:
+        """Does nothing: requests are counted as they begin. Tapper's users call it."""
+
+    def decrement(self, url: str) -> None:
+        """Does nothing: requests are counted as they end. Tapper's users call it."""
+
 
 Choice = Callable[[list[ServiceInstance], str], ServiceInstance]
 
@@ -113,7 +130,22 @@ def choice(balancer: str | LoadBalancer) -> Choice:
 
 
 def _custom(balancer: LoadBalancer) -> Choice:
-    """Calls a balancer by the signature that it has."""
+    """Calls a balancer by the signature that it has; what it raises that is no answer is a defect, and said so."""
+    select = _by_signature(balancer)
+
+    def chosen(instances: list[ServiceInstance], service_name: str) -> ServiceInstance:
+        try:
+            return select(instances, service_name)
+        except (Refusal, WaypostError):
+            raise
+        except Exception as error:
+            _log.exception("the balancer %s has failed for %s: %r", type(balancer).__name__, service_name, error)
+            raise Refusal(Reason.INTERNAL, "no instance could be chosen; the gateway's log says why") from error
+
+    return chosen
+
+
+def _by_signature(balancer: LoadBalancer) -> Choice:
     select = balancer.select_instance
     try:
         inspect.signature(select).bind([], "")

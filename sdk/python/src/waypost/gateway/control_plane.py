@@ -5,6 +5,7 @@ Deliberately absent: which of several control planes is asked, and when again; s
 
 from __future__ import annotations
 
+import functools
 import json
 import ssl
 from collections.abc import AsyncIterator
@@ -80,7 +81,7 @@ async def lines(address: Address, path: str) -> Lines:
 
 
 async def _ask(address: Address, path: str, accept: bytes) -> tuple[Connection, h11.Response]:
-    tls = ssl.create_default_context() if address.scheme == "https" else None
+    tls = _tls() if address.scheme == "https" else None
     host = f"[{address.host}]" if ":" in address.host else address.host
     authority = f"{host}:{address.port}"
     headers = [(b"host", authority.encode()), (b"accept", accept), (b"user-agent", b"waypost-python-gateway")]
@@ -101,6 +102,12 @@ async def _ask(address: Address, path: str, accept: bytes) -> tuple[Connection, 
         raise
     connection.channel.never_expire()
     return connection, response
+
+
+@functools.cache
+def _tls() -> ssl.SSLContext:
+    """Once: it reads the system's certificates, for tens of milliseconds in which the event loop does nothing else."""
+    return ssl.create_default_context()
 
 
 async def _whole(connection: Connection, address: Address) -> bytes:

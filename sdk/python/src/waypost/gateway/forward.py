@@ -71,6 +71,7 @@ class Exchange:
         self._send = send
         self._target = target
         self._connection: Connection | None = None
+        self._misfit: Refusal | None = None
         self._client_is_gone = False
         self._is_answered = False
         self._awaits_answer = True
@@ -117,7 +118,7 @@ class Exchange:
         self, instance: ServiceInstance, pool: Pool, limits: Limits, *, must_be_fresh: bool
     ) -> Failure | None:
         """Sends the request to one instance; what is returned may be tried with another."""
-        headers = replaced(towards_instance(self._scope, instance.address), self._target.added)
+        headers = replaced(towards_instance(self._scope, instance.address), self._target.changes)
         try:
             connection = await pool.take(instance.address, limits.connect, fresh=must_be_fresh)
         except ConnectFailed as error:
@@ -142,6 +143,8 @@ class Exchange:
         except (ClosedBeforeAnswer, Broken, ProtocolError, TimedOut) as error:
             if self._client_is_gone:
                 return None
+            if self._misfit is not None:
+                raise self._misfit from None
             return self._failure(instance, connection, error, limits)
         finally:
             self._connection = None
@@ -199,7 +202,16 @@ class Exchange:
         except TimedOut:
             self._expire(connection, 0)
             return
-        except (Broken, h11.LocalProtocolError) as error:
+        except h11.LocalProtocolError as error:
+            detail = (
+                f"the body is not as long as its content-length says ({error}); what changes a body on the way here "
+                "(a middleware that decompresses it) must change or remove the field, too"
+            )
+            self._misfit = Refusal(Reason.BAD_REQUEST, detail)
+            # Nothing more can be sent, and an answer to a part of a request is none.
+            connection.channel.abort(detail)
+            return
+        except Broken as error:
             # The instance may have answered before it closed: whoever reads from it decides what this means.
             _log.debug("the rest of a body was not passed on: %s", error)
             return

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from waypost.gateway.asgi import Headers, Scope
+from waypost.gateway.asgi import Changes, Headers, Scope
 from waypost.gateway.problem import Reason, Refusal
 
 _ONE_HOP = frozenset(
@@ -55,11 +55,11 @@ def towards_instance(scope: Scope, address: str) -> Headers:
     return _with_one_cookie(passed)
 
 
-def replaced(headers: Headers, added: Iterable[tuple[bytes, bytes]]) -> Headers:
+def replaced(headers: Headers, changes: Changes) -> Headers:
     """Fields with others put in the place of those that have their names."""
-    added = [(name.lower(), value) for name, value in added]
-    names = {name for name, _ in added}
-    return [field for field in headers if field[0] not in names] + added
+    names = {name for name, _ in changes}
+    put = [(name, value) for name, value in changes if value is not None]
+    return [field for field in headers if field[0] not in names] + put
 
 
 def towards_client(headers: Iterable[tuple[bytes, bytes]], status: int) -> Headers:

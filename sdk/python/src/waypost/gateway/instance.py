@@ -10,7 +10,8 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import Any
+from datetime import datetime, timezone
+from typing import TypedDict
 
 from waypost.model import Instance, Protocol, State
 
@@ -18,6 +19,19 @@ _FIRST_COOLDOWN = 1.0
 _LONGEST_COOLDOWN = 30.0
 _PROBE = 1.0
 _MOST_FAILURES = 8
+
+
+class InstanceStatus(TypedDict):
+    """What `get_service_status` says of an instance."""
+
+    id: str
+    url: str
+    version: str
+    state: str
+    """The control plane's word, in lower case."""
+    healthy: bool
+    """Whether it gets requests now."""
+    in_flight: int
 
 
 @dataclass(eq=False)
@@ -39,8 +53,8 @@ class ServiceInstance:
     state: State = State.UP
     protocol: Protocol = Protocol.HTTP1
     metadata: dict[str, str] = field(default_factory=dict)
-    last_heartbeat: str = ""
-    """When the last one was heard of here, as RFC 3339 has it. Heartbeats alone are not told to gateways."""
+    renewed_at: str = ""
+    """The last heartbeat that was told here, as RFC 3339 has it. Heartbeats alone are not told to gateways."""
     in_flight: int = 0
     """Requests and WebSockets under way."""
     _failures: int = 0
@@ -67,12 +81,24 @@ class ServiceInstance:
         self.state = known.state
         self.protocol = declared.protocol
         self.metadata = dict(declared.metadata)
-        self.last_heartbeat = known.renewed_at
+        self.renewed_at = known.renewed_at
 
     @property
     def url(self) -> str:
         """Its address as a URL."""
         return f"http://{self.address}"
+
+    @property
+    def health_endpoint(self) -> str:
+        """Where it is asked for its health, as `@Service` says it."""
+        return self.metadata.get("health_endpoint", "/health")
+
+    @property
+    def last_heartbeat(self) -> datetime:
+        """When it was last heard of, to the second: now while it is up, as a heartbeat that is missing is told here."""
+        if self.state is State.UP or not self.renewed_at:
+            return datetime.now(timezone.utc)
+        return datetime.strptime(self.renewed_at[:19], "%Y-%m-%dT%H:%M:%S").replace(tzinfo=timezone.utc)
 
     @property
     def takes_traffic(self) -> bool:
@@ -119,7 +145,7 @@ class ServiceInstance:
             self._cool_until = 0.0
             self._is_probed = False
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> InstanceStatus:
         """What `get_service_status` says of it."""
         return {
             "id": self.id,

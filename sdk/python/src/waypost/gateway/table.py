@@ -7,13 +7,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Literal, TypedDict
 
 from waypost.gateway.balancer import Choice, LoadBalancerError, NoHealthyInstanceError
-from waypost.gateway.instance import ServiceInstance
+from waypost.gateway.instance import InstanceStatus, ServiceInstance
 from waypost.gateway.problem import Reason, Refusal
 from waypost.gateway.routes import Route, Routes, ServiceKey
 from waypost.model import Instance, InstanceKey, Protocol
+
+_Health = Literal["healthy", "degraded", "down"]
+
+
+class ServiceStatus(TypedDict):
+    """What `get_service_status` says of a service. As the type of a FastAPI route's answer it needs Python 3.12."""
+
+    status: _Health
+    versions: list[str]
+    instances: list[InstanceStatus]
 
 
 class Table:
@@ -63,7 +73,7 @@ class Table:
             )
         return chosen
 
-    def status(self) -> dict[str, Any]:
+    def status(self) -> dict[str, ServiceStatus]:
         """What `get_service_status` says."""
         return {str(key): _status(instances) for key, instances in sorted(self._services.items(), key=_name)}
 
@@ -82,9 +92,9 @@ def _name(item: tuple[ServiceKey, list[ServiceInstance]]) -> str:
     return str(item[0])
 
 
-def _status(instances: list[ServiceInstance]) -> dict[str, Any]:
+def _status(instances: list[ServiceInstance]) -> ServiceStatus:
     well = sum(each.healthy for each in instances)
-    word = "healthy" if well == len(instances) else "degraded" if well else "down"
+    word: _Health = "healthy" if well == len(instances) else "degraded" if well else "down"
     return {
         "status": word,
         "versions": sorted({each.version for each in instances if each.version}),

@@ -10,8 +10,8 @@ import re
 from dataclasses import dataclass
 from urllib.parse import quote, unquote_to_bytes
 
-from waypost.gateway.asgi import Headers, Scope
-from waypost.gateway.auth import AuthProvider, GatewayRequest, added_by
+from waypost.gateway.asgi import Changes, Scope
+from waypost.gateway.auth import AuthProvider, GatewayRequest, changed_by
 from waypost.gateway.path import PathError, normalised, stripped
 from waypost.gateway.problem import Reason, Refusal
 from waypost.gateway.routes import OtherMethods, Route
@@ -30,20 +30,23 @@ class Target:
     route: Route
     request_target: str
     """The path and the query, as the instance gets them."""
-    added: Headers
-    """The fields that the auth provider adds."""
+    changes: Changes
+    """What the auth provider adds to its header fields, and takes away."""
+
+
+def path_of(scope: Scope) -> str:
+    """A request's path as it is matched. Raises Refusal for one that could be read as another."""
+    try:
+        return normalised(raw_path(scope))
+    except PathError as error:
+        raise Refusal(Reason.BAD_REQUEST, f"the path has {error}") from None
 
 
 async def target_of(scope: Scope, table: Table, auth: AuthProvider | None) -> Target:
     """Finds the route of a request. Raises Refusal for what does not pass, and for what nobody answers."""
-    method = scope.get("method", "GET")
-    raw = raw_path(scope)
-    try:
-        path = normalised(raw)
-    except PathError as error:
-        raise Refusal(Reason.BAD_REQUEST, f"the path has {error}") from None
+    method, path = scope.get("method", "GET"), path_of(scope)
     found = table.routes.find(method, path)
-    added = await _checked(auth, scope, method, path, found.service.name if isinstance(found, Route) else None)
+    changes = await checked(auth, scope, path, found.service.name if isinstance(found, Route) else None)
     if found is None:
         raise Refusal(Reason.NO_ROUTE, f"no service answers {path}; the control plane's /v1/routes lists what is there")
     if isinstance(found, OtherMethods):
@@ -56,7 +59,7 @@ async def target_of(scope: Scope, table: Table, auth: AuthProvider | None) -> Ta
     if found.is_prefix and found.strip_prefix:
         path = stripped(path, found.path)
     query = scope.get("query_string") or b""
-    return Target(method, found, f"{path}?{_visible(query)}" if query else path, added)
+    return Target(method, found, f"{path}?{_visible(query)}" if query else path, changes)
 
 
 def raw_path(scope: Scope) -> bytes:
@@ -73,12 +76,13 @@ def raw_path(scope: Scope) -> bytes:
     return b"/" + b"/".join(segments[depth:])
 
 
-async def _checked(auth: AuthProvider | None, scope: Scope, method: str, path: str, service: str | None) -> Headers:
+async def checked(auth: AuthProvider | None, scope: Scope, path: str, service: str | None) -> Changes:
+    """What the auth provider changes of a request that may pass. Raises Refusal for one that may not."""
     if auth is None:
         return []
     client = scope.get("client")
     request = GatewayRequest(
-        method=method,
+        method=scope.get("method", "GET"),
         path=path,
         query_string=scope.get("query_string") or b"",
         headers=list(scope["headers"]),
@@ -87,7 +91,7 @@ async def _checked(auth: AuthProvider | None, scope: Scope, method: str, path: s
         scope=scope,
     )
     try:
-        return await added_by(auth, request)
+        return await changed_by(auth, request)
     except Refusal:
         raise
     except Exception as error:

@@ -115,7 +115,7 @@ class Tunnel:
             channel.close()
 
     def _request(self, instance: ServiceInstance) -> Request:
-        headers = replaced(towards_instance(self._scope, instance.address), self._target.added)
+        headers = replaced(towards_instance(self._scope, instance.address), self._target.changes)
         host = next(value for name, value in headers if name == b"host")
         return Request(
             host=host.decode("latin-1"),

@@ -7,20 +7,24 @@ Frameworks are recognised, never imported: an app brings its own.
 
 from __future__ import annotations
 
+import logging
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
-from typing import Any, TypeVar, cast
+from types import EllipsisType
+from typing import Any, ClassVar, TypeVar, cast
 
 from waypost.errors import ConfigurationError
-from waypost.service import asgi, wsgi
-from waypost.service.endpoints import endpoints
+from waypost.service import asgi, rules, wsgi
 from waypost.service.find_app import app_of, is_app
 from waypost.service.lifecycle import Lifecycle
 from waypost.service.settings import Settings, checked
 
 T = TypeVar("T")
+log = logging.getLogger("waypost")
+
+_HEALTH = "/health"
 
 # Which service an app is; an app is one service.
 _SERVICES: weakref.WeakKeyDictionary[Any, Settings] = weakref.WeakKeyDictionary()
@@ -34,12 +38,15 @@ class Service:
     - `version`, `description`, `tags`, `namespace`, `zone` (or WAYPOST_ZONE), `weight`, `metadata`: what is registered.
     - `prefix`: the path below which proxies send requests, which they strip; `None` means `/<name>`, empty means none.
       `strip_prefix=False` leaves it on. The app's own endpoints are reachable as they are, too.
-    - `health_endpoint`: asked within the process where the app has one; `None` means never.
+    - `health_endpoint`: asked within the process where the app has one; not given means `/health`, `None` means never.
+      A WSGI app is not asked.
     - `registry_url`: the control plane or planes; else WAYPOST_REGISTRY_URL, TAPPER_REGISTRY_URL, TAPER_REGISTRY_URL.
     - `url`: where proxies reach this instance; else WAYPOST_ADDRESS, else where it listens.
     - `heartbeat_interval`: in seconds; the lease is three times as long. `None` means a lease of 10 s.
     - `drain_timeout`: for how many seconds the end of the program waits for requests at most.
     """
+
+    _settings_type: ClassVar[type[Settings]] = Settings
 
     def __init__(  # noqa: PLR0917 (Tapper's order, in which they may be given by position)
         self,
@@ -47,7 +54,7 @@ class Service:
         version: str = "1.0.0",
         description: str = "",
         prefix: str | None = None,
-        health_endpoint: str | None = "/health",
+        health_endpoint: str | EllipsisType | None = ...,
         tags: Sequence[str] | None = None,
         registry_url: str | Sequence[str] | None = None,
         url: str | None = None,
@@ -60,16 +67,18 @@ class Service:
         strip_prefix: bool | None = None,
         metadata: Mapping[str, str] | None = None,
     ) -> None:
+        self._wants_health = bool(health_endpoint) and health_endpoint is not ...
         looked_at = checked(
             name=name,
             tags=tags,
             url=url,
             heartbeat_interval=heartbeat_interval,
             zone=zone,
-            health_endpoint=health_endpoint,
+            health_endpoint=_HEALTH if health_endpoint is ... else health_endpoint,
             drain_timeout=drain_timeout,
+            metadata=metadata,
         )
-        self._settings = Settings(
+        self._settings = self._settings_type(
             version=version,
             description=description,
             prefix=prefix,
@@ -77,9 +86,10 @@ class Service:
             namespace=namespace,
             weight=weight,
             strip_prefix=strip_prefix,
-            metadata=dict(metadata or {}),
             **cast(dict[str, Any], looked_at),
         )
+        # What is known before the server listens: all but its address and endpoints.
+        rules.check(self._settings.registration("", ()))
 
     def __call__(self, target: T) -> T:
         """Registers the app, or the app of a handler, and returns what it was given."""
@@ -100,6 +110,13 @@ class Service:
 
     def wsgi(self, app: Callable[..., Any]) -> wsgi.WsgiService:
         """Wraps a WSGI app, such as a Flask app; serve what is returned."""
+        if self._wants_health:
+            log.warning(
+                "@Service(%r): health_endpoint=%r is only written into the metadata, and never asked: a WSGI app "
+                "cannot be called beside its requests. Proxies can ask (healthCheck in its policy), or an agent",
+                self._settings.name,
+                self._settings.health_endpoint,
+            )
         return wsgi.WsgiService(app, self._lifecycle(app))
 
     def _attach(self, app: Any) -> None:
@@ -122,8 +139,8 @@ class Service:
         _SERVICES[app] = settings
 
     def _lifecycle(self, app: Any) -> Lifecycle:
-        health_endpoint = self._settings.health_endpoint
-        return Lifecycle(self._settings, lambda: endpoints(app, health_endpoint))
+        settings = self._settings
+        return Lifecycle(settings, lambda: settings.endpoints(app))
 
 
 def _same(known: Settings, settings: Settings) -> None:

@@ -65,6 +65,10 @@ class ServiceMiddleware:
         finally:
             lifecycle.in_flight -= 1
 
+    def __getattr__(self, name: str) -> Any:
+        """What is asked of the app beside ASGI (`app.state`, `app.router`) is the app's."""
+        return getattr(self._app, name)
+
     async def _lifespan(self, scope: Scope, receive: Receive, send: Send) -> None:
         asked = False
         before = bound()

@@ -11,7 +11,9 @@ A process may listen elsewhere, too: metrics, a debugger. When a socket came say
 3. The port that uvicorn is to bind itself.
 4. The only newer one.
 5. An ASGI app's only older one, when no newer one has come. A WSGI app is started by its import, in whatever process
-   that is, and so waits for its first request instead.
+   that is, and so waits for its first request instead. A newer one it takes for its server's, of which most (waitress,
+   werkzeug) have no other sign, and proxies send no first request to what is not registered: a process that imports it
+   and then listens for something else is taken for its server.
 
 A Unix socket counts like a port: where it is the server's, no other one is taken for it.
 

@@ -22,6 +22,7 @@ from typing import Protocol
 
 from waypost.client import Client
 from waypost.errors import NotFoundError, WaypostError
+from waypost.model import Registration
 from waypost.registered import LeaseStatus, Registered
 from waypost.service.endpoints import MOST
 from waypost.service.find_listener import Evidence
@@ -36,6 +37,8 @@ log = logging.getLogger("waypost")
 
 _TICK = 0.1
 _UPKEEP = 0.3
+# To look through hundreds of routes takes milliseconds, in which no handler runs.
+_ROUTES = 3.0
 _GLANCE = 0.02
 # How long a worker that accepts no more still serves: what it has accepted is read by then.
 _READ = 0.3
@@ -85,7 +88,9 @@ class Lifecycle:
         self._listener: Listener | None = None
         self._address_registered: str | None = None
         self._upkeep_at = 0.0
+        self._routes_at = 0.0
         self._says_too_many = False
+        self._failure = ""
 
     @property
     def name(self) -> str:
@@ -110,7 +115,8 @@ class Lifecycle:
         before: frozenset[Name] | None = None,
         hint: int | None = None,
     ) -> None:
-        """The server is about to listen, or listens. Once for each process; call it from the main thread.
+        """The server is about to listen, or listens. Once for each process, and by one thread at a
+        time; call it from the main thread where you can, which alone can take signals.
 
         `before` is what was bound when the app began to start, `hint` the port that the server is to bind.
         """
@@ -174,8 +180,10 @@ class Lifecycle:
                 self._upkeep_at = now + _UPKEEP
                 try:
                     self._upkeep(self._roster, address)
-                except Exception:
-                    log.exception("%s stays as it is registered", self._settings.name)
+                except Exception as error:
+                    if self._failure != repr(error):  # it may come with each round
+                        self._failure = repr(error)
+                        log.exception("%s stays as it is registered", self._settings.name)
 
     def _told(self, timeout: float) -> bool:
         try:
@@ -247,7 +255,17 @@ class Lifecycle:
         roster.say(word)
         if not roster.try_lead():
             return
-        # Routes may be added at any time.
+        now = time.monotonic()
+        if self._registered is None or now >= self._routes_at:
+            self._routes_at = now + _ROUTES
+            self._registered = self._keep_registered(roster, self._wanted(address))
+        self._registered.set_load(together(roster.everybody()))
+        report = None if self._health is None else self._health.poll()
+        if report is not None:
+            self._registered.set_health(*report)
+
+    def _wanted(self, address: str) -> Registration:
+        """What is to be registered by now: routes may be added at any time."""
         endpoints = self._endpoints()
         if len(endpoints) > MOST and not self._says_too_many:
             self._says_too_many = True
@@ -258,30 +276,34 @@ class Lifecycle:
                 len(endpoints),
                 MOST,
             )
-        wanted = self._settings.registration(address, endpoints[:MOST])
+        return self._settings.registration(address, endpoints[:MOST])
+
+    def _keep_registered(self, roster: Roster | Alone, wanted: Registration) -> Registered:
         registered = self._registered
         if registered is None:
             settings = self._settings
             self._client = Client([str(plane) for plane in self._planes.addresses])
             registered = self._client.register(wanted, ttl=settings.ttl, wait=0, drain_timeout=settings.drain_timeout)
+            # Whatever fails from now on, this is drained at the end.
             self._registered = registered
             roster.begin()
         elif registered.registration != wanted:
             log.info("%s has other endpoints now: registering it again", registered.key)
             registered.update(wanted)
-        registered.set_load(together(roster.everybody()))
-        report = None if self._health is None else self._health.poll()
-        if report is not None:
-            registered.set_health(*report)
+        return registered
 
     def _leave(self) -> None:
         roster, registered = self._roster, self._registered
         if roster is None:
             return
-        roster.say(Word(True, self.in_flight))
         inode = 0 if self._listener is None else self._listener.inode
-        # The workers that stay, or that come instead, are the same instance: its lease goes on.
-        goes_on = not self._wait_for_others(roster) or supervisor_stays(inode)
+        try:
+            roster.say(Word(True, self.in_flight))
+            # The workers that stay, or that come instead, are the same instance: its lease goes on.
+            goes_on = not self._wait_for_others(roster) or supervisor_stays(inode)
+        except Exception:
+            log.exception("%s drains, as whether other workers go on cannot be told", self.name)
+            goes_on = False
         if registered is not None and roster.leading:
             if goes_on or registered.status is LeaseStatus.SUPERSEDED:
                 registered.release()

@@ -55,7 +55,9 @@ def bound() -> frozenset[Name]:
 
 
 def copies(inode: int) -> list[int]:
-    """The descriptors under which this process has a socket."""
+    """The descriptors under which this process has a socket; none where the system gives sockets no inodes (macOS)."""
+    if not inode:
+        return []
     found = []
     for descriptor in _descriptors():
         with contextlib.suppress(OSError):

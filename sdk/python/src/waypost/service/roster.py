@@ -7,8 +7,9 @@ process, so that a worker that was killed is noticed like one that has left, and
     folder/leader            locked by the one that keeps the lease; says `registered` while there is one
     folder/PID-NUMBER        locked by each member: {"leaving": false, "in_flight": 3, "utilization": 0.2}
 
-A worker that can write no folder takes itself for the only one (`Alone`). Deliberately absent: messages. What a member
-has to know it reads from the files.
+A worker that can write no folder takes itself for the only one (`Alone`). Where the folder is taken away later (by what
+cleans temporary files), nobody finds the others any more, and whoever leads goes on. Deliberately absent: messages.
+What a member has to know it reads from the files.
 """
 
 from __future__ import annotations
@@ -74,7 +75,10 @@ class Roster:
     @property
     def registered(self) -> bool:
         """Whether the instance was registered by the worker that led last, and not drained."""
-        return (self._folder / "leader").read_bytes() == _REGISTERED
+        try:
+            return (self._folder / "leader").read_bytes() == _REGISTERED
+        except FileNotFoundError:
+            return False
 
     def begin(self) -> None:
         """The one that leads has registered the instance."""
@@ -108,11 +112,17 @@ class Roster:
         """Tells the others about this worker."""
         self._word = word
         os.pwrite(self._member, json.dumps(asdict(word)).encode().ljust(_WIDTH), 0)
+        if self._leader is not None:
+            os.utime(self._leader)  # what was not touched for days is cleaned away, and somebody else would lead, too
 
     def others(self) -> list[Word]:
         """What the other living members say of themselves; the files of dead ones are removed."""
         words = []
-        for path in self._folder.iterdir():
+        try:
+            paths = list(self._folder.iterdir())
+        except FileNotFoundError:
+            return []
+        for path in paths:
             if path == self._path or path.name == "leader" or path.name.startswith("."):
                 continue
             dead = _lock(path)

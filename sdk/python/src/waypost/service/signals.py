@@ -7,6 +7,9 @@ the instance drains while the server serves as ever, and then the server sees th
 
 More SIGTERMs change nothing meanwhile (a supervisor and its supervisor may both send one); a second SIGINT, Ctrl-C,
 ends the waiting. A process that is forked off has no drain to wait for: its signals are as they were before.
+
+Somebody may set a handler after the gate has stepped in, which the gate then steps in front of again. That handler may
+call the one that it found, which is the gate: it is passed on to the next older one then.
 """
 
 from __future__ import annotations
@@ -30,14 +33,17 @@ class Gate:
     def __init__(self, told: Callable[[], None]) -> None:
         """`told` is called with the first signal, within its handler: it must take no lock."""
         self._told = told
-        self._previous: dict[int, Any] = {}
+        self._previous: dict[int, list[Any]] = {}
+        """The handlers that were there before, the oldest first."""
+        self._passing: tuple[int, FrameType | None, int] | None = None
+        """The signal that is being passed on, with its frame, and to which handler of the list."""
         self._looped: dict[int, Callable[[], None]] = {}
         self._pending: deque[int] = deque()
         self._open = False
         _GATES.add(self)
 
     def install(self, loop: asyncio.AbstractEventLoop | None = None) -> bool:
-        """Steps in front of the handlers that are there, once. False where signals are not this thread's to handle."""
+        """Steps in front of the handlers that are there. False where signals are not this thread's to handle."""
         if threading.current_thread() is not threading.main_thread():
             return False
         for number in SIGNALS:
@@ -50,7 +56,8 @@ class Gate:
                 self._looped[number] = _again(loop, handle)
                 loop.add_signal_handler(number, self._handle, number, None)
             else:
-                self._previous[number] = previous
+                older = [each for each in self._previous.get(number, ()) if each != previous]
+                self._previous[number] = [*older, previous]
                 signal.signal(number, self._handle)
         return bool(self._previous or self._looped)
 
@@ -74,7 +81,7 @@ class Gate:
         self._pending.clear()
         for number, previous in self._previous.items():
             if signal.getsignal(number) == self._handle:
-                signal.signal(number, previous)
+                signal.signal(number, previous.pop())
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self._open or (number == signal.SIGINT and number in self._pending):
@@ -94,12 +101,23 @@ class Gate:
         if number in self._looped:
             self._looped[number]()
             return
-        previous = self._previous[number]
-        if callable(previous):
-            previous(number, frame)
-        else:
+        handlers, outer = self._previous[number], self._passing
+        at = len(handlers)
+        # A handler that calls on has the frame of its own call; another signal has interrupted another one.
+        if outer is not None and outer[0] == number and frame in (outer[1], None):
+            at = outer[2]
+        if at == 0:
+            return
+        previous = handlers[at - 1]
+        if not callable(previous):
             signal.signal(number, previous)
             os.kill(os.getpid(), number)
+            return
+        self._passing = number, frame, at - 1
+        try:
+            previous(number, frame)
+        finally:
+            self._passing = outer
 
 
 def _again(loop: asyncio.AbstractEventLoop, handle: Any) -> Callable[[], None]:

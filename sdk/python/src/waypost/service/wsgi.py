@@ -1,7 +1,8 @@
 """What stands around a WSGI app (Flask, Django): the same as around an ASGI app, without a loop and a lifespan.
 
-It begins with the import, in the process that serves: under Gunicorn that is a worker, never the master. Deliberately
-absent: the health endpoint, as a WSGI app cannot be called beside its requests, and the load, as there is no loop.
+It begins with the import, under Gunicorn in a worker and never in the master. A process that imports it and listens
+nowhere registers nothing. Deliberately absent: the health endpoint, as a WSGI app cannot be called beside its requests,
+and the load, as there is no loop.
 """
 
 from __future__ import annotations
@@ -37,7 +38,8 @@ class WsgiService:
     def __call__(self, environ: Environment, start_response: Callable[..., Any]) -> Iterable[bytes]:
         """WSGI."""
         lifecycle = self._lifecycle
-        lifecycle.start()
+        with self._lock:  # a worker's first requests may come at once, each in a thread
+            lifecycle.start()
         lifecycle.take_signals()
         if str(environ.get("SERVER_PORT", "")).isdigit():
             lifecycle.port = int(environ["SERVER_PORT"])
