@@ -27,7 +27,7 @@ test: ## Run every test
 	@echo "building"
 	@# Programs and tests in one go: apart, cargo would build what they share twice, with other features.
 	@cargo build --quiet --workspace --bins --tests --examples
-	cargo test --workspace --no-fail-fast
+	tests/in-memory.sh cargo test --workspace --no-fail-fast
 
 soak: setup ## Run the load tests ten times as long
 	@cargo build --quiet --workspace --bins --tests

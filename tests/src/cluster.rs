@@ -16,6 +16,7 @@ use crate::{
     http::{Answer, get, try_get},
     process::Process,
     program::Program,
+    servers::free_port,
     wait::{eventually, holds},
 };
 
@@ -38,7 +39,7 @@ pub struct ControlPlane {
 impl ControlPlane {
     /// Starts a control plane with these arguments beside its addresses.
     pub async fn start(arguments: &[String]) -> Self {
-        let all = Self::at("127.0.0.1:0", "127.0.0.1:0", arguments);
+        let all = Self::at(&free_address(), &free_address(), arguments);
         let process = Process::start(Program::ControlPlane, &all).await;
         let (grpc, http) = (process.address("grpc"), process.address("http"));
         Self { process, grpc, http, api: Api::new(grpc), arguments: arguments.to_vec() }
@@ -77,7 +78,7 @@ impl Proxy {
 
     /// As [`Self::start`], from another file than the one that was built: another version of it.
     pub async fn start_from(file: &Path, control_plane: SocketAddr, arguments: &[String]) -> Self {
-        let all = Self::at(control_plane, "127.0.0.1:0", "127.0.0.1:0", arguments);
+        let all = Self::at(control_plane, &free_address(), &free_address(), arguments);
         let process = Process::start_from(file, Program::Proxy, &all).await;
         let (traffic, admin) = (process.address("traffic"), process.address("admin"));
         Self { process, traffic, admin, control_plane, arguments: arguments.to_vec() }
@@ -260,6 +261,11 @@ impl Cluster {
     fn state_directory(&self, index: usize) -> PathBuf {
         self.directory.path().join(format!("state-{index}"))
     }
+}
+
+/// Where a program is to listen, and again after it has ended.
+fn free_address() -> String {
+    format!("127.0.0.1:{}", free_port())
 }
 
 /// Owned arguments.

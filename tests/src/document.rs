@@ -4,7 +4,6 @@
 
 use std::{
     fs,
-    net::TcpListener,
     os::unix::process::CommandExt as _,
     path::Path,
     process::{Command, Stdio},
@@ -17,7 +16,10 @@ use nix::{
 };
 use tokio::time::timeout;
 
-use crate::program::{repository, target_directory};
+use crate::{
+    program::{repository, target_directory},
+    servers::free_port,
+};
 
 /// The blocks of a document of the repository that say `sh`, one after the other.
 ///
@@ -32,7 +34,7 @@ pub fn shell_blocks(document: &str) -> Vec<String> {
 
 /// Commands with free ports in place of the documented ones, and with the programs under test on the path.
 pub fn on_free_ports(commands: &str) -> String {
-    let [grpc, http, traffic, admin, one, two] = free_ports();
+    let [grpc, http, traffic, admin, one, two] = [(); 6].map(|()| free_port());
     let documented =
         [("8080", traffic), ("7400", grpc), ("7401", http), ("7410", admin), ("9001", one), ("9002", two)];
     let commands = documented
@@ -49,12 +51,6 @@ pub fn on_free_ports(commands: &str) -> String {
         "set -euo pipefail\nexport PATH=\"{target}:$PATH\"\nexport WAYPOST_CONTROL_PLANE=http://127.0.0.1:{grpc}\n\
          export WAYPOST_REGISTRY_URL=http://127.0.0.1:{http}\n{commands}\n"
     )
-}
-
-/// Ports that nobody holds now.
-fn free_ports<const COUNT: usize>() -> [u16; COUNT] {
-    let held = [(); COUNT].map(|()| TcpListener::bind("127.0.0.1:0").expect("a free port"));
-    held.map(|listener| listener.local_addr().expect("an address").port())
 }
 
 /// A shell with all that it starts, which is a process group, so that nothing is left behind.

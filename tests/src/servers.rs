@@ -13,10 +13,9 @@ pub mod etcd;
 pub mod redis;
 
 use std::{
-    collections::BTreeSet,
     fs::File,
-    io, iter,
-    net::{SocketAddr, TcpListener, TcpStream},
+    io,
+    net::{SocketAddr, TcpStream},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
     thread,
@@ -30,8 +29,8 @@ use nix::{
     },
     unistd::Pid,
 };
-use parking_lot::Mutex;
 use tempfile::TempDir;
+use tokio::net::TcpSocket;
 
 /// How long a server may take until it is ready.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -139,14 +138,15 @@ impl Drop for Server {
     }
 }
 
-/// A port of loopback that was free a moment ago, and that nobody in this process was given before: the system may choose
-/// the same one again, as long as nobody listens on it.
+/// A port of loopback to listen at, which refuses connections until somebody does. It stays taken, so that the system
+/// gives it to nobody else; those who bind it with `SO_REUSEADDR`, as servers do, can have it, and have it again.
 pub fn free_port() -> u16 {
-    static GIVEN: Mutex<BTreeSet<u16>> = Mutex::new(BTreeSet::new());
-    let choose =
-        || TcpListener::bind("127.0.0.1:0").expect("a free port").local_addr().expect("an address").port();
-    let is_new = |port: &u16| GIVEN.lock().insert(*port);
-    iter::repeat_with(choose).find(is_new).expect("there are thousands")
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a socket");
+    socket.bind(SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let port = socket.local_addr().expect("an address").port();
+    std::mem::forget(socket);
+    port
 }
 
 /// Whether somebody listens on a port of loopback.

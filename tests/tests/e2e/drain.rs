@@ -47,10 +47,9 @@ async fn a_websocket_is_not_cut_before_the_drain_deadline() {
     let begin = Instant::now();
     let outcome = {
         let drain = shop.registered.drain(deadline);
-        let alive =
-            throughout("the socket echoes while its instance drains", deadline * 9 / 10, async || {
-                echo(&mut socket).await
-            });
+        let alive = throughout("the socket echoes while its instance drains", deadline * 2 / 3, async || {
+            echo(&mut socket).await
+        });
         tokio::join!(drain, alive).0
     };
     assert!(begin.elapsed() >= deadline, "the answer came after {:?}", begin.elapsed());
@@ -64,9 +63,9 @@ async fn a_drain_waits_for_the_request_in_flight_and_no_longer() {
     let shop = RegisteredService::start(&client, "shop", "shop-1").await;
     cluster.converged().await;
 
-    let slow = tokio::spawn(get(cluster.traffic(), "/shop/slow?ms=1500"));
+    let slow = tokio::spawn(get(cluster.traffic(), "/shop/slow?ms=5000"));
     let metrics = cluster.proxies[0].admin;
-    eventually("the request is in flight", Duration::from_secs(1), async || {
+    eventually("the request is in flight", Duration::from_secs(10), async || {
         let answer = get(metrics, "/metrics").await;
         let in_flight = answer.text().lines().any(|line| {
             line.contains("active_requests") && !line.starts_with('#') && !line.trim_end().ends_with(" 0")
@@ -122,7 +121,7 @@ async fn a_proxy_that_is_told_twice_at_once_to_stop_finishes_what_is_in_flight()
     let client = cluster.client();
     let _shop = RegisteredService::start(&client, "shop", "shop-1").await;
     cluster.converged().await;
-    let slow = tokio::spawn(get(cluster.traffic(), "/shop/slow?ms=1500"));
+    let slow = tokio::spawn(get(cluster.traffic(), "/shop/slow?ms=5000"));
     eventually("the request is in flight", Duration::from_secs(10), async || {
         let proxy = get(cluster.proxies[0].admin, "/metrics").await.text();
         let line =
