@@ -8,7 +8,7 @@ mod fake;
 use std::{fs, net::TcpListener, path::PathBuf};
 
 use agent::{Agent, until};
-use fake::{Fake, State};
+use fake::{Fake, State, free_address};
 use nix::sys::signal::Signal;
 use tempfile::TempDir;
 
@@ -20,7 +20,7 @@ struct Files {
 impl Files {
     /// Services that listen, so that their checks pass.
     fn new(services: usize) -> Self {
-        let listener = |_| TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let listener = |_| TcpListener::bind(free_address()).expect("a free port");
         let services = (0..services).map(listener).collect();
         Self { folder: tempfile::tempdir().expect("a folder"), services }
     }

@@ -232,7 +232,7 @@ impl Client {
     /// asks once and is told of changes.
     ///
     /// # Errors
-    /// There is no such service, none of its instances takes traffic, or no control plane answers.
+    /// There is no such service, none of its instances matches or takes traffic, or no control plane answers.
     pub async fn resolve(&self, request: v1::ResolveRequest) -> Result<v1::ResolveResponse, Error> {
         self.discover(request, |mut client, request| async move { client.resolve(request).await }).await
     }

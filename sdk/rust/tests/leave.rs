@@ -101,7 +101,7 @@ async fn without_a_control_plane_a_drain_ends_at_its_deadline() {
     let address = fake.kill();
     let started = Instant::now();
     let outcome = registered.drain(Duration::from_secs(1)).await;
-    assert!(started.elapsed() < Duration::from_secs(3), "it took {:?}", started.elapsed());
+    assert!(started.elapsed() < Duration::from_secs(10), "it took {:?}", started.elapsed());
     assert!(matches!(outcome, DrainOutcome::Failed { .. }), "{outcome}");
     assert!(outcome.to_string().contains(&address.to_string()), "{outcome}");
 }

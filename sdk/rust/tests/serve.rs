@@ -35,9 +35,7 @@ impl Running {
         let address = listener.local_addr().expect("it is bound");
         let (stop, stopped) = oneshot::channel::<()>();
         let stopped = async { drop(stopped.await) };
-        let service = service
-            .control_plane(control_plane)
-            .registration(|it| it.ttl(Duration::from_secs(1)).register_timeout(Duration::from_millis(200)));
+        let service = service.control_plane(control_plane).registration(|it| it.ttl(Duration::from_secs(1)));
         let ended = tokio::spawn(waypost_sdk::axum::serve_until(listener, app, service, stopped));
         Self { address, stop, ended }
     }
@@ -63,6 +61,11 @@ async fn ended(serving: JoinHandle<Result<(), ServeError>>) -> Result<(), ServeE
 
 fn hello() -> Router {
     Router::new().route("/", get(|| async { "hello" }))
+}
+
+/// One that soon gives up an attempt to register.
+fn impatient() -> Service {
+    Service::new("users").registration(|it| it.register_timeout(Duration::from_millis(200)))
 }
 
 /// The one instance, where it is as `look` wants it.
@@ -154,7 +157,7 @@ async fn it_drains_before_it_stops_and_reports_what_is_in_flight() {
 #[tokio::test]
 async fn it_serves_while_there_is_no_control_plane_and_registers_when_there_is_one() {
     let address = Fake::start().kill();
-    let running = Running::start(format!("http://{address}"), hello(), Service::new("users")).await;
+    let running = Running::start(format!("http://{address}"), hello(), impatient()).await;
     // Longer than one attempt to register.
     for _ in 0..5 {
         running.get("/").await.expect("it answers");
@@ -168,7 +171,7 @@ async fn it_serves_while_there_is_no_control_plane_and_registers_when_there_is_o
 #[tokio::test]
 async fn it_can_be_stopped_before_it_is_registered() {
     let address = Fake::start().kill();
-    let running = Running::start(format!("http://{address}"), hello(), Service::new("users")).await;
+    let running = Running::start(format!("http://{address}"), hello(), impatient()).await;
     running.get("/").await.expect("it answers");
     running.stop().await.expect("a good end");
 }

@@ -24,8 +24,8 @@ use crate::{
 
 /// The lease of the sample services.
 const TTL: Duration = TOUR_TTL;
-/// What an instance that was killed may take to leave every table, beyond its lease.
-const LEAVE_GRACE: Duration = Duration::from_secs(1);
+/// What an instance that was killed may take to leave every table, beyond its lease, on a busy machine, too.
+const LEAVE_GRACE: Duration = Duration::from_secs(5);
 const OUTAGE: Duration = Duration::from_secs(3);
 /// How long load goes on before and after what an act does.
 const AROUND: Duration = Duration::from_millis(1_000);

@@ -8,7 +8,7 @@ use tokio::{
 
 use crate::{
     fake::Known,
-    support::{Ran, run},
+    support::{Ran, nobody, run},
 };
 
 /// An admin port that answers everything alike, and tells what it was asked: the first line, and the body if there is one.
@@ -67,7 +67,7 @@ async fn the_request_reaches_a_proxy_as_it_was_given() {
 #[tokio::test]
 async fn one_that_does_not_answer_is_followed_by_the_next() {
     let (address, _asked) = admin("200 OK", AUTOMATIC).await;
-    let gone = TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("one").to_string();
+    let gone = nobody();
     let ran = explain(vec![gone.clone(), address.clone()], &["GET", "/x", "-o", "json"]).await;
     let document: serde_json::Value = serde_json::from_str(&ran.stdout).expect("JSON");
     assert_eq!((ran.code, &document["outcome"]["service"]), (0, &"users".into()));

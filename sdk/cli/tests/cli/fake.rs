@@ -207,7 +207,7 @@ impl Operations for Known {
             let ttl = request.ttl.as_ref().and_then(waypost_proto::time::duration).unwrap_or_default();
             instance.r#override = Some(v1::Override {
                 state: request.state,
-                expires_at: Some(timestamp(SystemTime::now() + ttl + Duration::from_millis(900))),
+                expires_at: Some(timestamp(SystemTime::now() + ttl + Duration::from_secs(30))),
                 reason: request.reason,
             });
         }

@@ -4,7 +4,7 @@ use std::process::Stdio;
 
 use crate::{
     fake::Known,
-    support::{self, Ran, Running, run},
+    support::{self, Ran, Running, nobody, run},
 };
 use serde_json::{Value, json};
 use tokio::{
@@ -149,8 +149,7 @@ async fn a_deadline_that_passes_is_5_and_names_who_was_not_done() {
 
 #[tokio::test]
 async fn an_absent_control_plane_is_4_with_the_way_to_start_one() {
-    let free =
-        TcpListener::bind("127.0.0.1:0").await.expect("a port").local_addr().expect("an address").to_string();
+    let free = nobody();
     for args in [&["services"][..], &["watch"], &["events", "--follow"], &["status", "-o", "json"]] {
         let ran = run(&[args, &["--control-plane", &free]].concat()).await;
         assert_eq!((ran.code, ran.stdout.as_str()), (4, ""), "{args:?}: {}", ran.stderr);

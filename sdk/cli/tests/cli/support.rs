@@ -9,6 +9,7 @@ use std::{
 
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncReadExt as _, BufReader},
+    net::TcpSocket,
     process::{Child, Command},
 };
 
@@ -131,6 +132,15 @@ pub(crate) async fn eventually<F: Future<Output = bool>>(what: &str, mut conditi
         assert!(Instant::now() < until, "{what}");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
+}
+
+/// An address where nobody listens, now or later: it stays taken.
+pub(crate) fn nobody() -> String {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let address = socket.local_addr().expect("an address").to_string();
+    std::mem::forget(socket);
+    address
 }
 
 /// Asserts that the programs that `waypost dev` starts have been built.

@@ -13,7 +13,7 @@ use std::{
 };
 
 use parking_lot::Mutex;
-use tokio::{runtime::Runtime, sync::watch};
+use tokio::{net::TcpSocket, runtime::Runtime, sync::watch};
 use tonic::transport::{Server, server::TcpIncoming};
 use waypost_proto::{
     name::InstanceKey,
@@ -140,7 +140,7 @@ impl Fake {
 
     /// A control plane over this registry on a free port.
     pub(crate) fn start_with(registry: Registry) -> Self {
-        Self::start_at("127.0.0.1:0".parse().expect("an address"), registry)
+        Self::start_at(free_address(), registry)
     }
 
     /// A control plane over this registry on this port.
@@ -192,6 +192,17 @@ impl Drop for Fake {
     fn drop(&mut self) {
         self.cut();
     }
+}
+
+/// An address to listen at, by sockets that share addresses as servers' do, and again after a kill. It stays taken:
+/// nobody else is given it.
+pub(crate) fn free_address() -> SocketAddr {
+    let socket = TcpSocket::new_v4().expect("a socket");
+    socket.set_reuseaddr(true).expect("a socket");
+    socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+    let address = socket.local_addr().expect("it is bound");
+    std::mem::forget(socket);
+    address
 }
 
 fn bind(address: SocketAddr) -> TcpListener {
