@@ -123,15 +123,16 @@ impl Agent {
         let mut command = with_defaults(command, &file);
         let matches = command.try_get_matches_from_mut(arguments)?;
         let cli = Cli::from_arg_matches(&matches)?;
+        let lists_services = file.services.as_ref().is_some_and(|services| !services.is_empty());
         let work = match (cli.command, path) {
-            (Some(Subcommands::Run(_)), _) if !file.services.is_empty() => {
+            (Some(Subcommands::Run(_)), _) if lists_services => {
                 let text = "'run' takes its one service from flags, and the file lists services; leave one of them out";
                 return Err(command.error(ErrorKind::ArgumentConflict, text));
             }
             (Some(Subcommands::Run(run)), _) => Work::Run(Box::new(
                 checked(*run).map_err(|error| command.error(ErrorKind::InvalidValue, error.to_string()))?,
             )),
-            (None, Some(path)) if !file.services.is_empty() => Work::Fleet(path, file),
+            (None, Some(path)) if lists_services => Work::Fleet(path, file),
             (None, Some(path)) => {
                 let text = format!("{}: 'services' is missing or empty", path.display());
                 return Err(command.error(ErrorKind::InvalidValue, text));

@@ -86,8 +86,8 @@ pub struct AgentFile {
     pub log: Option<String>,
     /// How to log.
     pub log_format: Option<String>,
-    /// The services.
-    pub services: Vec<ServiceConfig>,
+    /// The services. `None`: there is no such list, as in a file that is still being written.
+    pub services: Option<Vec<ServiceConfig>>,
 }
 
 #[derive(Debug, Default, Deserialize)]
@@ -101,7 +101,7 @@ struct Raw {
     log: Option<String>,
     #[serde(alias = "log_format")]
     log_format: Option<String>,
-    services: Vec<Spanned<ServiceOptions>>,
+    services: Option<Vec<Spanned<ServiceOptions>>>,
 }
 
 #[derive(Debug, Deserialize)]
@@ -135,8 +135,8 @@ impl AgentFile {
             Err(error) => return Err(mistake(path, &error)),
         };
         let mut lines: BTreeMap<InstanceKey, u64> = BTreeMap::new();
-        let mut services = Vec::new();
-        for options in raw.services {
+        let mut services = raw.services.is_some().then(Vec::new);
+        for options in raw.services.into_iter().flatten() {
             let line = options.referenced.line();
             let path = path.to_owned();
             let service = options.value.service.clone();
@@ -150,20 +150,19 @@ impl AgentFile {
             if let Some(first) = lines.insert(key.clone(), line) {
                 return Err(FileError::Twice { path, line, first, key });
             }
-            services.push(config);
+            services.get_or_insert_default().push(config);
         }
         let control_plane = match raw.control_plane {
             OneOrMore::One(address) => vec![address],
             OneOrMore::More(addresses) => addresses,
         };
-        let Raw { client, admin_listen, log, log_format, .. } =
-            Raw { control_plane: OneOrMore::default(), services: Vec::new(), ..raw };
+        let Raw { client, admin_listen, log, log_format, .. } = raw;
         Ok(Self { control_plane, client, admin_listen, log, log_format, services })
     }
 
     /// Whether all but the services is the same.
     pub fn agrees_with(&self, other: &Self) -> bool {
-        let without = |file: &Self| Self { services: Vec::new(), ..file.clone() };
+        let without = |file: &Self| Self { services: None, ..file.clone() };
         without(self) == without(other)
     }
 }
@@ -203,17 +202,23 @@ mod tests {
         let file = parse(text).expect("a good file");
         assert_eq!(file.control_plane, ["http://a:1"]);
         assert_eq!(file.admin_listen.as_deref(), Some("none"));
-        let names: Vec<String> = file.services.iter().map(|config| config.spec.key.to_string()).collect();
+        let services = file.services.expect("a list");
+        let names: Vec<String> = services.iter().map(|config| config.spec.key.to_string()).collect();
         assert_eq!(names, ["users/127.0.0.1:9001", "orders/10.0.0.7:80"]);
-        assert_eq!(file.services[0].spec.metadata["team"], "core");
+        assert_eq!(services[0].spec.metadata["team"], "core");
         assert_eq!(parse("").expect("an empty file"), AgentFile::default());
+        for (text, count) in [("log: info", None), ("services:", None), ("services: []", Some(0))] {
+            let services = parse(text).expect("a good file").services;
+            assert_eq!(services.map(|services| services.len()), count, "{text}");
+        }
     }
 
     #[test]
     fn the_example_of_the_page_is_a_good_file() {
         let page = include_str!("../README.md");
         let example = page.split("```yaml\n").nth(1).and_then(|rest| rest.split("```").next());
-        assert_eq!(parse(example.expect("the page has one")).expect("a good file").services.len(), 2);
+        let file = parse(example.expect("the page has one")).expect("a good file");
+        assert_eq!(file.services.map(|services| services.len()), Some(2));
     }
 
     #[test]

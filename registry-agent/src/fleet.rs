@@ -1,8 +1,8 @@
 //! `waypost-agent --config`: services that run by themselves, as a file lists them.
 //!
 //! SIGHUP reads the file again: services are added, removed (drained) and changed. A file with a mistake
-//! changes nothing. SIGTERM and SIGINT drain all services at once; a second one ends the agent without
-//! waiting.
+//! changes nothing, nor does one without a list of services: who writes it may not have come that far. SIGTERM
+//! and SIGINT drain all services at once; a second one ends the agent without waiting.
 
 use std::{collections::BTreeMap, path::PathBuf};
 
@@ -38,7 +38,7 @@ impl Fleet {
         roster: Roster,
         metrics: Metrics,
     ) -> Self {
-        let services = file.services.clone();
+        let services = file.services.clone().unwrap_or_default();
         let mut fleet = Self { path, file, client, roster, metrics, members: BTreeMap::new() };
         fleet.take(services).await;
         fleet
@@ -77,7 +77,13 @@ impl Fleet {
                 if !file.agrees_with(&self.file) {
                     tracing::warn!("a change of anything but services takes a restart of the agent");
                 }
-                self.take(file.services).await;
+                match file.services {
+                    Some(services) => self.take(services).await,
+                    None => tracing::error!(
+                        file = %self.path.display(),
+                        "the file has no list of services, nothing is changed; `services: []` says that there are none"
+                    ),
+                }
             }
         }
     }

@@ -99,6 +99,11 @@ async fn sighup_adds_changes_and_removes_and_a_mistake_changes_nothing() {
     let line = agent.until_logged("nothing is changed");
     assert!(line.contains("agent.yaml:1: ") && line.contains("a b"), "{line}");
 
+    fs::write(files.path(), "").expect("it is emptied, to be written anew");
+    agent.signal(Signal::SIGHUP);
+    let line = agent.until_logged("has no list of services");
+    assert!(line.contains("agent.yaml") && line.contains("services: []"), "{line}");
+
     files.write(&fake, &[(0, "    check-timeout: 2s\n"), (1, "    version: '2'\n"), (2, "")]);
     agent.signal(Signal::SIGHUP);
     fake.registry().until_registered(&files.key(2)).await;
