@@ -135,10 +135,12 @@ async fn until_expired<T>(client: &ClientConnection, future: impl Future<Output 
     let mut future = std::pin::pin!(future);
     poll_fn(|context| {
         client.register(context.waker());
-        if client.expired().is_some() {
+        // What has arrived counts before the time that is up: this worker may have stood still.
+        let polled = future.as_mut().poll(context);
+        if polled.is_pending() && client.expired().is_some() {
             return Poll::Ready(None);
         }
-        future.as_mut().poll(context)
+        polled
     })
     .await
 }
