@@ -37,9 +37,13 @@ pub fn on_free_ports(commands: &str) -> String {
     let [grpc, http, traffic, admin, one, two] = [(); 6].map(|()| free_port());
     let documented =
         [("8080", traffic), ("7400", grpc), ("7401", http), ("7410", admin), ("9001", one), ("9002", two)];
-    let commands = documented
-        .iter()
-        .fold(commands.to_owned(), |commands, (port, free)| commands.replace(port, &free.to_string()));
+    // All of them are gone before the first free one comes, which may contain a documented one.
+    let marked = documented.iter().enumerate().fold(commands.to_owned(), |commands, (at, (port, _))| {
+        commands.replace(port, &format!("<port {at}>"))
+    });
+    let commands = documented.iter().enumerate().fold(marked, |commands, (at, (_, free))| {
+        commands.replace(&format!("<port {at}>"), &free.to_string())
+    });
     let target = target_directory().display().to_string();
     let commands = commands.replace("$PWD/target/debug", &target);
     let listen = format!(

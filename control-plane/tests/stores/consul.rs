@@ -25,7 +25,7 @@ use waypost_control_plane::store::{
 use waypost_proto::v1::EventKind;
 
 use crate::{
-    Histories, Open, Opened, every_promise,
+    Histories, LEASE, Open, Opened, every_promise,
     servers::consul::{Consul, program},
     skipped,
 };
@@ -43,14 +43,14 @@ pub(crate) fn trials() -> Vec<Trial> {
         Box::pin(async {
             let server = shared();
             let store = open(&fresh(&server), &StoreOptions::default()).await;
-            Opened { fixture: Fixture::new(store, Time::Real { ttl: TTL }), _holds: Box::new(server) }
+            Opened { fixture: Fixture::new(store, Time::Real { ttl: LEASE }), _holds: Box::new(server) }
         })
     });
     let guarded: Open = Arc::new(|| {
         Box::pin(async {
             let server = Guarded::shared();
             let store = open(&server.fresh(), &server.options()).await;
-            Opened { fixture: Fixture::new(store, Time::Real { ttl: TTL }), _holds: Box::new(server) }
+            Opened { fixture: Fixture::new(store, Time::Real { ttl: LEASE }), _holds: Box::new(server) }
         })
     });
     let mut trials = every_promise("consul", &plain, Histories { count: 5, steps: 40 });

@@ -19,7 +19,7 @@ use waypost_control_plane::store::{
 use waypost_proto::v1::EventKind;
 
 use crate::{
-    Histories, Open, Opened, every_promise,
+    Histories, LEASE, Open, Opened, every_promise,
     servers::etcd::{Etcd, installed},
     skipped, trial,
 };
@@ -58,7 +58,7 @@ pub(crate) fn trials() -> Vec<Trial> {
         let shared = plain.clone();
         Box::pin(async move {
             let store = open(&shared.url(), &options()).await;
-            Opened { fixture: Fixture::new(store, Time::Real { ttl: TTL }), _holds: Box::new(shared) }
+            Opened { fixture: Fixture::new(store, Time::Real { ttl: LEASE }), _holds: Box::new(shared) }
         })
     });
     let mut trials = every_promise("etcd", &open, Histories { count: 10, steps: 60 });

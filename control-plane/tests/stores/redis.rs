@@ -18,7 +18,7 @@ use waypost_control_plane::store::{
 };
 
 use crate::{
-    Histories, Open, Opened, every_promise,
+    Histories, LEASE, Open, Opened, every_promise,
     servers::redis::{Redis, Watched, cluster, missing},
     skipped,
 };
@@ -33,9 +33,10 @@ pub(crate) fn trials() -> Vec<Trial> {
         return vec![skipped("redis", &format!("{program} is not installed"))];
     }
     let single = shared(|| Redis::start(&[]), |redis| format!("redis://127.0.0.1:{}?", redis.port));
-    let watched = shared(Watched::start, |watched| {
+    let by_sentinel = |watched: &Watched| {
         format!("redis+sentinel://127.0.0.1:1,127.0.0.1:{}/primary?wait_replicas=1&", watched.sentinel.port)
-    });
+    };
+    let watched = shared_with(Watched::start, by_sentinel, |_| patient());
     let nodes = shared(cluster, |nodes| {
         let hosts: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();
         format!("redis+cluster://{}?", hosts.join(","))
@@ -46,6 +47,11 @@ pub(crate) fn trials() -> Vec<Trial> {
     trials.extend(every_promise("redis cluster", &nodes, FEW));
     trials.extend(faults::trials());
     trials
+}
+
+/// A replica gets a quarter of the time-out to confirm a change, on a busy machine, too.
+fn patient() -> StoreOptions {
+    StoreOptions { timeout: Duration::from_secs(20), ..StoreOptions::default() }
 }
 
 /// Opens a store under options.
@@ -76,7 +82,7 @@ fn shared_with<S: Send + Sync + 'static>(
             let running = running.get_or_init(start);
             let url = format!("{}prefix=t{}", url(running), prefixes.fetch_add(1, Ordering::Relaxed));
             let store = open(&url, &options(running)).await;
-            Opened { fixture: Fixture::new(store, Time::Real { ttl: TTL }), _holds: Box::new(()) }
+            Opened { fixture: Fixture::new(store, Time::Real { ttl: LEASE }), _holds: Box::new(()) }
         })
     })
 }

@@ -88,6 +88,7 @@ async fn a_port_that_is_taken_is_told_and_tried_again() {
     ]);
     until_open(&proxy, other).await;
     assert_eq!(status(other, "test", "/").await, 200, "one port disturbs no other one");
+    until("the taken one is told", || proxy.listening().ports().contains_key(&port)).await;
     let state = proxy.listening().ports().get(&port).cloned();
     assert!(matches!(&state, Some(PortState::Failed(why)) if why.contains("in use")), "{state:?}");
     assert_eq!(log::lines(&["ERROR", &at(port).to_string(), "in use", "again_s=1"]).len(), 1);

@@ -1,6 +1,6 @@
 //! Beyond what a service, or the proxy, can do requests are refused, with the reason.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use tokio::sync::{Notify, mpsc};
 use waypost_proto::v1::{
@@ -119,7 +119,7 @@ async fn a_place_is_left_when_the_answer_begins_or_the_client_goes() {
 #[tokio::test]
 async fn a_proxy_with_too_much_to_do_refuses_low_first_and_high_last() {
     let mut held = Held::start().await;
-    let overload = OverloadLimits { requests: 10, ..OverloadLimits::default() };
+    let overload = OverloadLimits { requests: 10, delay: Duration::ZERO };
     let mut proxy = held.proxy(ServeConfig { overload, ..ServeConfig::default() });
     let matters = |proxy: &mut Proxy, priority: RequestPriority| {
         declare(proxy, TrafficEntry { priority: priority.into(), ..TrafficEntry::default() });
@@ -162,7 +162,7 @@ async fn a_proxy_with_too_much_to_do_refuses_low_first_and_high_last() {
 #[tokio::test]
 async fn a_rule_of_a_declared_route_refuses_for_its_backends_priority() {
     let mut held = Held::start().await;
-    let overload = OverloadLimits { requests: 10, ..OverloadLimits::default() };
+    let overload = OverloadLimits { requests: 10, delay: Duration::ZERO };
     let mut proxy = held.proxy(ServeConfig { overload, ..ServeConfig::default() });
     declare(&mut proxy, TrafficEntry { priority: RequestPriority::Low.into(), ..TrafficEntry::default() });
     proxy.declare(vec![entry(RuleRoute { rules: vec![rule("/", to("api", 1))], ..RuleRoute::default() })]);

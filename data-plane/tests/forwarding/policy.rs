@@ -129,11 +129,12 @@ async fn requests_and_tries_have_the_time_that_the_policy_gives_them() {
 async fn a_try_that_takes_too_long_goes_elsewhere() {
     let silent = Instance::start(|mut wire, _| async move { while wire.request().await.is_some() {} }).await;
     let (well, _) = Instance::in_turn(&[OK]).await;
-    let limits = TrafficTimeouts { per_try: Some(wire_duration(SHORT)), ..TrafficTimeouts::default() };
+    // In which the other one answers on a busy machine, too.
+    let limits = TrafficTimeouts { per_try: Some(wire_duration(SHORT * 5)), ..TrafficTimeouts::default() };
     let entry =
         TrafficEntry { timeouts: Some(limits), retry: Some(retry(1, &[])), ..TrafficEntry::default() };
     let proxy = with_policy(&[&silent, &well], entry);
-    for _ in 0..6 {
+    for _ in 0..3 {
         assert_eq!(send(&proxy, GET).await.status, 200);
     }
 }

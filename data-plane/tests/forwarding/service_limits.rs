@@ -25,7 +25,7 @@ use waypost_proxy::serve::ServeConfig;
 use crate::{
     http2::Http2Instance,
     policy::{GET, LONG, OK, SHORT, ask, policy, retry, send, told, with_config, with_policy},
-    support::{Client, Instance, Proxy, soon},
+    support::{Client, Instance, Proxy, free_port, soon},
 };
 
 fn connect(limit: Duration) -> TrafficEntry {
@@ -47,8 +47,11 @@ struct Deaf {
 
 impl Deaf {
     async fn listen() -> Self {
+        // Nobody else gets it when this one is gone, whom some still try to reach then.
+        let port = free_port().await;
         let socket = TcpSocket::new_v4().expect("a socket");
-        socket.bind(([127, 0, 0, 1], 0).into()).expect("a free port");
+        socket.set_reuseaddr(true).expect("a socket");
+        socket.bind(([127, 0, 0, 1], port).into()).expect("a free port");
         let _listener = socket.listen(1).expect("it listens");
         let address = _listener.local_addr().expect("bound");
         let mut _queued = Vec::new();
@@ -116,11 +119,12 @@ async fn begin(proxy: &Proxy) -> Client {
 async fn an_answer_may_pause_for_as_long_as_the_policy_says() {
     let (instance, released) = halting().await;
     let mut hasty = ServeConfig::default();
-    hasty.timeouts.stream_idle = SHORT;
+    // It holds until the answer has begun, too.
+    hasty.timeouts.stream_idle = SHORT * 10;
     let forever = with_config(hasty, &[instance.address], idle(Duration::ZERO));
     let mut first = begin(&forever).await;
     // Begun later, and over before: so the first one has paused for longer than the proxy's own limit.
-    let limited = with_config(ServeConfig::default(), &[instance.address], idle(SHORT));
+    let limited = with_config(ServeConfig::default(), &[instance.address], idle(SHORT * 10));
     let rest = begin(&limited).await.rest().await;
     assert!(rest.is_err() || rest.as_ref().is_ok_and(|rest| rest == b"o"), "it breaks off: {rest:?}");
     limited.until_in_flight(instance.address, 0).await;

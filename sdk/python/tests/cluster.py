@@ -113,7 +113,7 @@ class Cluster:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._processes: list[Process] = []
-        self._options = ["--settle", "2s"]
+        self._settle = "2s"
         # Others must not take its ports while it is restarted.
         self.grpc, self.http = free_address(), free_address()
         self.control_plane = self._control_plane()
@@ -129,7 +129,8 @@ class Cluster:
 
     def _control_plane(self) -> Process:
         command = [program("waypost-control-plane"), "--grpc-listen", self.grpc, "--http-listen", self.http]
-        return self._start(command + self._options, "control-plane.log")
+        command += ["--settle", self._settle]
+        return self._start(command, "control-plane.log")
 
     def _start(self, command: Sequence[str], log: str, **environment: str) -> Process:
         process = Process(command, self.folder / log, **environment)
@@ -139,6 +140,7 @@ class Cluster:
     def restart_control_plane(self) -> None:
         """Kills it, and starts it again where it was: it has forgotten everything."""
         self.control_plane.kill()
+        self._settle = "30s"  # what is not back by then is gone, and a busy machine takes its time
         self.control_plane = self._control_plane()
 
     def serve(self, source: str, server: Sequence[str] = ("uvicorn",), **environment: str) -> Process:

@@ -193,7 +193,7 @@ def test_who_was_superseded_is_told_and_stays_out(shared_cluster: Cluster) -> No
     client, other = Client(shared_cluster.url), Client(shared_cluster.url)
     declared = Registration("twin", "127.0.0.1:9001", id="one")
     first = client.register(declared, ttl=1.5)
-    with other.register(declared, ttl=1.5) as second:
+    with other.register(declared, ttl=60.0) as second:
         eventually("the first one knows", lambda: first.status is LeaseStatus.SUPERSEDED)
         assert isinstance(first.error, LeaseSupersededError)
         assert "another process" in str(first.error)
@@ -258,7 +258,7 @@ def test_an_instance_is_drained_and_put_back_by_an_operator(shared_cluster: Clus
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
 def test_a_lease_stays_its_parents_after_a_fork(shared_cluster: Cluster) -> None:
     client = Client(shared_cluster.url)
-    with client.register(Registration("forked", "127.0.0.1:9001"), ttl=1.5) as registered:
+    with client.register(Registration("forked", "127.0.0.1:9001"), ttl=6.0) as registered:
         epoch = registered.epoch
         child = os.fork()
         if child == 0:

@@ -15,7 +15,7 @@ MANY = 32
 def test_one_that_cannot_just_now_is_left_for_another() -> None:
     with plane(away) as stopping, plane(empty) as well:
         for _ in range(MANY):
-            client = Client([stopping, well])
+            client = Client([stopping, well], timeout=60)
             assert client.services() == []
             assert client.url == well
 
@@ -30,7 +30,7 @@ def test_a_watch_leaves_one_that_cannot_just_now() -> None:
 def test_all_are_asked_before_a_call_fails() -> None:
     with plane(empty) as well:
         for _ in range(MANY):
-            assert Client([NOBODY, "http://127.0.0.1:10", well, "http://127.0.0.1:11"]).services() == []
+            assert Client([NOBODY, "http://127.0.0.1:10", well, "http://127.0.0.1:11"], timeout=60).services() == []
 
 
 def test_clients_of_one_that_has_failed_spread_over_the_others() -> None:

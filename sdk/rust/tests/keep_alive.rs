@@ -31,8 +31,8 @@ async fn until(status: &mut watch::Receiver<LeaseStatus>, wanted: impl FnMut(&Le
 async fn leases_of_one_client_share_one_stream_and_beat_thrice_a_lease() {
     let fake = Fake::start();
     let client = client([fake.url()]);
-    let users = client.register(users()).await.expect("registered");
-    let orders = Registration::new("orders", "127.0.0.1:9002").ttl(TTL);
+    let users = client.register(users().ttl(LONG_TTL)).await.expect("registered");
+    let orders = Registration::new("orders", "127.0.0.1:9002").ttl(LONG_TTL);
     let orders = client.register(orders).await.expect("registered");
     let started = Instant::now();
     for registered in [&users, &orders] {
@@ -41,9 +41,9 @@ async fn leases_of_one_client_share_one_stream_and_beat_thrice_a_lease() {
             let beats = state.beats.iter().filter(|beat| beat.key.as_ref() == Some(&key));
             beats.filter(|beat| beat.epoch == registered.epoch()).count()
         };
-        fake.registry().until("six beats", |state| (own(state) >= 6).then_some(())).await;
+        fake.registry().until("three beats", |state| (own(state) >= 3).then_some(())).await;
     }
-    assert!(started.elapsed() > TTL, "six beats take nearly two leases");
+    assert!(started.elapsed() > LONG_TTL / 2, "three beats take nearly a lease");
     assert_eq!(fake.registry().with(|state| state.streams), 1);
     assert_eq!(fake.registry().with(|state| state.registrations[0].client.clone()), "test");
 }
@@ -129,8 +129,8 @@ async fn a_load_goes_with_every_beat_and_one_that_is_none_is_refused_at_once() {
 async fn a_superseded_lease_stops_and_says_so() {
     let fake = Fake::start();
     let client = client([fake.url()]);
-    let first = client.register(users()).await.expect("registered");
-    let second = client.register(users()).await.expect("registered");
+    let first = client.register(users().ttl(LONG_TTL)).await.expect("registered");
+    let second = client.register(users().ttl(LONG_TTL)).await.expect("registered");
     until(&mut first.status(), |status| *status == LeaseStatus::Superseded).await;
     let registry = fake.registry();
     let seen = registry.with(|state| state.beats.len());
@@ -168,7 +168,7 @@ async fn a_control_plane_that_says_it_is_going_away_is_left_without_an_alarm() {
     let registry = Registry::new();
     let (one, two) = (Fake::start_with(registry.clone()), Fake::start_with(registry.clone()));
     let client = client([one.url(), two.url()]);
-    let registered = client.register(users()).await.expect("registered");
+    let registered = client.register(users().ttl(LONG_TTL)).await.expect("registered");
     let mut status = registered.status();
     status.mark_unchanged();
     registry.with(|state| state.going_away = true);

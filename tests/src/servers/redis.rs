@@ -116,7 +116,7 @@ impl Watched {
         let port = free_port();
         let text = format!(
             "port {port}\nbind 127.0.0.1\nsentinel monitor primary 127.0.0.1 {} 1\n\
-             sentinel down-after-milliseconds primary 1000\nsentinel failover-timeout primary 3000\n",
+             sentinel down-after-milliseconds primary 5000\nsentinel failover-timeout primary 3000\n",
             master.port
         );
         std::fs::write(&file, text).expect("the configuration is written");
@@ -139,7 +139,7 @@ impl Watched {
 pub fn cluster() -> Vec<Redis> {
     let node = |_| {
         let bus = free_port().to_string();
-        Redis::start(&["--cluster-enabled", "yes", "--cluster-node-timeout", "2000", "--cluster-port", &bus])
+        Redis::start(&["--cluster-enabled", "yes", "--cluster-port", &bus])
     };
     let nodes: Vec<Redis> = (0..3).map(node).collect();
     let addresses: Vec<String> = nodes.iter().map(|node| format!("127.0.0.1:{}", node.port)).collect();

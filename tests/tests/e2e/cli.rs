@@ -80,7 +80,7 @@ async fn register_stays_and_drains_at_the_end() {
     let (address, control_plane) = (service.address.to_string(), cluster.control_plane.grpc.to_string());
     let arguments =
         ["register", "--service", "shop", "--address", &address, "--prefix", "/store", "--version", "2"];
-    let arguments = [arguments.as_slice(), &["--ttl", "1s", "--control-plane", &control_plane]].concat();
+    let arguments = [arguments.as_slice(), &["--ttl", "5s", "--control-plane", &control_plane]].concat();
     let mut register = Process::spawn(Program::Cli, &strings(&arguments));
     eventually("it is reachable", SOON, async || {
         let answer = cluster.proxies[0].get("/store/").await;
@@ -88,7 +88,7 @@ async fn register_stays_and_drains_at_the_end() {
     })
     .await;
     // It lives longer than its lease, because it beats.
-    tokio::time::sleep(Duration::from_millis(2500)).await;
+    tokio::time::sleep(Duration::from_secs(8)).await;
     assert_eq!(cluster.proxies[0].get("/store/").await.status, 200);
 
     let status = register.stop().await;

@@ -104,7 +104,7 @@ async fn route_first(scene: &Scene) {
 }
 
 async fn timeouts(scene: &Scene) {
-    scene.apply(&policy("one", "timeouts: {request: 1s}")).await;
+    scene.apply(&policy("one", "timeouts: {request: 3s}")).await;
     assert_eq!(scene.who("any.example", "/one/slow?ms=10000").await, "504 upstream_timeout");
     assert_eq!(scene.who("any.example", "/one/slow?ms=1").await, "one");
 }
@@ -143,7 +143,7 @@ async fn connect(scene: &Scene) {
 }
 
 async fn idle(scene: &Scene) {
-    scene.apply(&policy("one", "timeouts: {idle: 1s}")).await;
+    scene.apply(&policy("one", "timeouts: {idle: 3s}")).await;
     assert_eq!(scene.who("any.example", "/one/stream?chunks=3&ms=1").await, "one");
     let ask = Ask::get("any.example", "/one/stream?chunks=1&ms=60000");
     let answer = scene.connect(&ask).await.send(&ask).await;
@@ -215,7 +215,7 @@ async fn hedging(scene: &Scene) {
 }
 
 async fn breaker(scene: &Scene) {
-    let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h}";
+    let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h, window: 1h}";
     scene.apply(&(shop("") + &policy("one", spec))).await;
     for _ in 0..3 {
         assert_eq!(scene.send(&flaky("breaker", 9)).await.status, 503);
@@ -227,7 +227,7 @@ async fn breaker(scene: &Scene) {
 async fn adaptive(scene: &Scene) {
     scene.apply(&(shop("") + &policy("one", "adaptiveConcurrency: {minimum: 1, maximum: 1}"))).await;
     // Whichever comes second comes while the first one waits.
-    let slow = || scene.who("a.example", "/slow?ms=1000");
+    let slow = || scene.who("a.example", "/slow?ms=6000");
     let mut both = <[String; 2]>::from(tokio::join!(slow(), slow()));
     both.sort();
     assert_eq!(both, ["503 overloaded", "one"]);
@@ -274,14 +274,18 @@ async fn checked(scene: &Scene) {
         .await;
     };
     becomes("503 no_healthy_instance").await;
-    let table = scene.admin("/table").await.text();
-    assert!(table.contains("ill: GET /status?code=503 answered 503"), "{table}");
+    // A check that has no answer within its 10 ms says that meanwhile.
+    eventually("the table says why", SOON, async || {
+        let table = scene.admin("/table").await.text();
+        holds(table.contains("ill: GET /status?code=503 answered 503"), || table.clone())
+    })
+    .await;
     scene.apply(&checks("/status?code=200")).await;
     becomes("one").await;
 }
 
 async fn removed(scene: &Scene) {
-    let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h}";
+    let spec = "circuitBreaker: {failurePercent: 50, minimumRequests: 3, openTime: 1h, window: 1h}";
     scene.apply(&(shop("") + &policy("one", spec))).await;
     for _ in 0..3 {
         assert_eq!(scene.send(&flaky("removed", 9)).await.status, 503);

@@ -13,7 +13,7 @@ use waypost_control_plane::store::{
 
 use super::{Shared, TTL, case, commit, open, options, prefix, put};
 use crate::{
-    Histories, Open, Opened, every_promise,
+    Histories, LEASE, Open, Opened, every_promise,
     servers::etcd::{Certificates, Etcd},
     trial,
 };
@@ -36,7 +36,7 @@ pub(super) fn trials(shared: &Arc<Shared>) -> Vec<Trial> {
         Box::pin(async move {
             let guarded: &Guarded = cell.get_or_init(async || Guarded::start()).await;
             let store = open(&guarded.url(&prefix()), &guarded.options(PASSWORD)).await;
-            Opened { fixture: Fixture::new(store, Time::Real { ttl: TTL }), _holds: Box::new(cell) }
+            Opened { fixture: Fixture::new(store, Time::Real { ttl: LEASE }), _holds: Box::new(cell) }
         })
     });
     let mut trials = every_promise("etcd with TLS and a user", &open, Histories { count: 1, steps: 60 });

@@ -192,7 +192,7 @@ async fn a_post_is_not_sent_twice_whatever_the_route_says() {
 async fn an_attempt_that_takes_too_long_is_tried_again_within_the_request_s_time() {
     let (slow, fine) = (silent().await, Instance::in_turn(&[OK]).await.0);
     let retry = retrying(1, &[]).retry;
-    let rule = RouteRule { retry: retry.clone(), ..limited(LONG, SHORT) };
+    let rule = RouteRule { retry: retry.clone(), ..limited(LONG, SHORT * 5) };
     let proxy = proxy(&[("a", "", slow.address), ("a", "", fine.address)], rule);
     for _ in 0..3 {
         assert_eq!(proxy.get("/").await.text(), "ok");

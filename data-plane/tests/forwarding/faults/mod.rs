@@ -116,7 +116,7 @@ fn impatient() -> ServeConfig {
     config.timeouts.response = Duration::from_secs(2);
     config.timeouts.head_hold = Duration::from_millis(20);
     // Longer, as it holds for clients' connections, too: they are to see the answer that the other one brings.
-    config.timeouts.stream_idle = Duration::from_secs(3);
+    config.timeouts.stream_idle = Duration::from_secs(8);
     config
 }
 

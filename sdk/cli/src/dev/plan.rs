@@ -15,7 +15,7 @@ use crate::args::{DevArgs, SampleService};
 
 const FREE_PORT: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0);
 /// The tour waits for a lease to run out and for a control plane to settle, so both are short.
-pub(crate) const TOUR_TTL: Duration = Duration::from_secs(2);
+pub(crate) const TOUR_TTL: Duration = Duration::from_secs(4);
 const TOUR_SETTLE: Duration = Duration::from_secs(3);
 const TOUR_PROXIES: u16 = 2;
 const INSTANCES: u32 = 3;

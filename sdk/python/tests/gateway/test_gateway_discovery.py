@@ -45,8 +45,9 @@ def test_instances_and_routes_come_and_go(control_plane: FakeControlPlane, serve
 
 
 def test_what_is_counted_survives_a_change_and_ends_with_the_epoch(
-    control_plane: FakeControlPlane, gateway_to: Start
+    control_plane: FakeControlPlane, gateway_to: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("waypost.gateway.instance._FIRST_COOLDOWN", 30.0)
     dead = free_address()
     control_plane.add("a", dead)
     gateway, server = gateway_to()

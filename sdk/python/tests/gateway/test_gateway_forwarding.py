@@ -234,8 +234,10 @@ def test_a_client_that_does_not_read_holds_the_instance_back(
 
 
 def test_an_upload_is_not_asked_for_before_an_instance_is_there(
-    control_plane: FakeControlPlane, gateway_to: Start
+    control_plane: FakeControlPlane, gateway_to: Start, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("waypost.gateway.forward._CONTINUE", 30.0)
+
     def refuse(peer: socket.socket) -> None:
         assert b"expect: 100-continue" in read_head(peer)
         peer.sendall(b"HTTP/1.1 413 Too Large\r\ncontent-length: 2\r\n\r\nno")

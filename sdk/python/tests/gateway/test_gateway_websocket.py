@@ -310,7 +310,7 @@ def test_what_cannot_be_connected_is_explained(control_plane: FakeControlPlane, 
         control_plane.add("silent", silent.address)
         control_plane.add("other", other.address)
         control_plane.add("listed", free_address(), "POST /listed", prefix="")
-        (_, patient), (_, impatient) = gateway_to(), gateway_to(timeout=0.3)
+        (_, patient), (_, impatient) = gateway_to(), gateway_to(timeout=1.0)
         for server, path, status, reason in [
             (patient, "/none", 404, "no_route"),
             (patient, "/listed", 405, "method_not_allowed"),

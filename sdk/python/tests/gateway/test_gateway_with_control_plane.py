@@ -13,7 +13,7 @@ _SERVICE = """
 from fastapi import FastAPI
 from waypost import Service
 
-app = Service(name="{name}", version="{version}", prefix={prefix!r}, heartbeat_interval=0.5)(FastAPI())
+app = Service(name="{name}", version="{version}", prefix={prefix!r}, heartbeat_interval=1.5)(FastAPI())
 
 @app.get("/{name}/{{item}}")
 async def item(item: str):

@@ -189,7 +189,7 @@ impl Drop for Browser {
 
 /// A scene whose proxy keeps idle connections for a short time only, and a site that `a.example` leads to.
 async fn scene() -> Scene {
-    Scene::start_with(&["--idle-timeout", "1s"]).await
+    Scene::start_with(&["--idle-timeout", "5s"]).await
 }
 
 /// A number that the proxy's metrics tell.
