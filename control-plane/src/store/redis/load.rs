@@ -193,7 +193,7 @@ impl Image {
     /// Takes a page in; answers the last instance's name, which is empty where there is none. `None`: some changes are
     /// missing.
     fn take(&mut self, page: Page) -> Result<Option<String>, StoreError> {
-        if page.history != self.history {
+        if page.history != self.history || page.revision < self.revision {
             return Ok(None);
         }
         for entry in page.changes {

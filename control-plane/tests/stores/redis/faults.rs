@@ -46,6 +46,7 @@ pub(super) fn trials() -> Vec<Trial> {
         trial("redis", "scripts that are flushed are sent again", scripts_that_are_flushed_are_sent_again),
         trial("redis", "what is gone is another history", what_is_gone_is_another_history),
         trial("redis", "a server that went back begins another history", a_server_that_went_back),
+        trial("redis", "no revision stands for two changes", no_revision_stands_for_two_changes),
         trial("redis", "what only one has seen is lost for all", what_only_one_has_seen_is_lost_for_all),
         trial("redis", "a watch from a forgotten revision is told so", a_forgotten_revision_is_told),
         trial("redis", "a lapsed lease is swept once", a_lapsed_lease_is_swept_once),
@@ -307,6 +308,25 @@ async fn a_server_that_went_back() {
     assert_eq!(held, [("users/a".to_owned(), saved), ("users/c".to_owned(), again)]);
 }
 
+async fn no_revision_stands_for_two_changes() {
+    let mut redis = Redis::start(&["--appendonly", "no"]);
+    let one = store(&redis).await;
+    committed(&one, put(sample("users/a"), None)).await;
+    assert_eq!(redis.say(&["SAVE"]), "OK");
+    redis.server.kill();
+    redis.server.start_again();
+    // A term, and what is changed in it, that the next start knows nothing of.
+    let lost = committed(&one, put(sample("users/b"), None)).await;
+    redis.server.kill();
+    redis.server.start_again();
+    let fresh = store(&redis).await;
+    for number in 0..5 {
+        committed(&fresh, put(sample(&format!("users/c{number}")), None)).await;
+    }
+    let outcome = one.watch(lost).await.err();
+    assert!(matches!(outcome, Some(StoreError::Compacted { .. })), "{outcome:?}");
+}
+
 async fn what_only_one_has_seen_is_lost_for_all() {
     let mut redis = Redis::start(&["--appendonly", "no"]);
     let (other, fresh) = (store(&redis).await, store(&redis).await);
@@ -316,6 +336,12 @@ async fn what_only_one_has_seen_is_lost_for_all() {
     let first = other.load().await.expect("it loads");
     assert_eq!(*first.history, *before.history, "it has seen nothing of what is lost");
     assert!(!fresh.load().await.expect("it loads").complete, "who comes new has not seen what there was");
+    // Another term, which loses nothing, changes nothing of that.
+    assert_eq!(redis.say(&["SAVE"]), "OK");
+    redis.server.kill();
+    redis.server.start_again();
+    let first = other.load().await.expect("it loads");
+    assert_eq!(*first.history, *before.history);
     let mut watch = other.watch(first.revision).await.expect("it is watched");
     let later = has_seen.load().await.expect("it loads");
     assert!(*later.history != *before.history && later.revision > lost && !later.complete, "{later:?}");
