@@ -295,6 +295,7 @@ async fn nothing_expires_before_clients_could_beat_again_after_the_store_was_awa
     pair.ahead.register(spec("users/a"), TTL, "test").await.expect("it registers");
     assert_eq!(pair.ahead.lost(), None);
     store.go_away();
+    wait_until(|| !pair.ahead.store.is_watched()).await;
     pair.clock.pass(TTL * 3);
     sweep.all(pair.ahead.now()).await.expect_err("it is away");
     let lost = pair.ahead.lost().expect("it is noticed");
@@ -306,16 +307,29 @@ async fn nothing_expires_before_clients_could_beat_again_after_the_store_was_awa
     pair.clock.pass(TTL - SECOND);
     let next = sweep.all(pair.ahead.now()).await.expect("it sweeps");
     pair.agree().await;
-    assert_eq!(
-        state(&pair.ahead, "users/a"),
-        Some(InstanceState::Up),
-        "its client has had no whole lease yet"
-    );
+    assert_eq!(state(&pair.ahead, "users/a"), Some(InstanceState::Up), "no whole lease has passed");
     assert_eq!(next, Some(pair.clock.now().monotonic + SECOND));
     pair.clock.pass(SECOND);
     sweep.all(pair.ahead.now()).await.expect("it sweeps");
     pair.agree().await;
     assert_eq!(state(&pair.ahead, "users/a"), None);
+}
+
+#[tokio::test]
+async fn it_settles_when_clients_could_come_back_after_the_store_was_away() {
+    let store = Arc::new(Fragile::default());
+    let pair = Pair::over(store.clone()).await;
+    let mut sweep = Sweep::new(&pair.ahead);
+    store.go_away();
+    wait_until(|| pair.ahead.lost().is_some()).await;
+    pair.clock.pass(SECOND * 11);
+    store.come_back();
+    wait_until(|| pair.ahead.store.is_watched()).await;
+    for (passed, settled) in [(9, false), (1, true)] {
+        pair.clock.pass(SECOND * passed);
+        sweep.all(pair.ahead.now()).await.expect("it sweeps");
+        assert_eq!(pair.ahead.view().settled(), settled, "{passed} s later");
+    }
 }
 
 #[tokio::test]

@@ -133,7 +133,9 @@ impl<'a> Sweep<'a> {
         if self.registry.view().settled() {
             return Ok(None);
         }
-        let at = *self.registry.began.lock() + self.registry.options.settle;
+        // Nobody can come back while the store is away.
+        let Some(steady) = self.registry.store.steady_since() else { return Ok(None) };
+        let at = steady.max(*self.registry.began.lock()) + self.registry.options.settle;
         if now.monotonic < at {
             return Ok(Some(at));
         }
