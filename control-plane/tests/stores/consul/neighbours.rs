@@ -153,6 +153,7 @@ async fn blinded() {
     root("PUT", &format!("/v1/acl/policy/{id}"), &policy);
     // So that the list of services changes.
     root("PUT", "/v1/agent/service/register", &USERS.replace("users/1", "users/2").replace("theirs", "new"));
+    // Nothing is awaited: a client beats, and for three leases nothing is to happen.
     let begun = Instant::now();
     while begun.elapsed() < TTL * 3 {
         assert_eq!(store.renew(&beat, Now::read()).await, Ok(vec![Renewal::Renewed]));
